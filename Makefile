@@ -1,0 +1,28 @@
+# Two commands for a newcomer, `make demo` and `make test`; the rest are what CI runs.
+VENV ?= .venv
+PYTHON ?= python3
+export PYTHONSAFEPATH := 1
+
+.PHONY: demo test lint package clean
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/d2r-fast demo --out demo
+
+test: $(VENV)/.installed
+	$(VENV)/bin/pytest
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+
+package: $(VENV)/.installed
+	$(VENV)/bin/python -m build --no-isolation
+
+clean:
+	rm -rf demo dist $(VENV)
+
+# torch first and alone: another package that asks for it must find the version that was tested.
+$(VENV)/.installed: pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet torch==$(shell sed -n 's/^torch==//p' requirements.lock)
+	$(VENV)/bin/pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	touch $@

@@ -1,0 +1,50 @@
+"""The dataset's README.md: a Hugging Face dataset card, a function of the document and the counts alone."""
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import yaml
+
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
+          (10_000_000, "1M<n<10M"))  # fmt: skip
+
+
+def render_card(document: Mapping[str, Any], totals: Mapping[str, int]) -> str:
+    """Text of the card: what the images are, how they were made, by which networks under which licences.
+
+    `document` is dataset.json, `totals` the wanted, written, rejected and failed images. No clock, no path of
+    the machine: equal datasets have equal cards.
+    """
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["cell"] = _cell
+    template = environment.from_string(files(__package__).joinpath("card.md.j2").read_text(encoding="utf-8"))
+    return template.render(
+        metadata=yaml.safe_dump(_metadata(document, totals), sort_keys=False, allow_unicode=True),
+        document=document,
+        plan=document["plan"],
+        totals=totals,
+        image_format=document["recipe"]["image_format"],
+    )
+
+
+def _metadata(document: Mapping[str, Any], totals: Mapping[str, int]) -> dict[str, Any]:
+    """What the Hub reads. `other`, because the networks' and the renders' terms hold together."""
+    suffix, num_identities = document["recipe"]["image_format"], document["plan"]["num_identities"]
+    pattern = "*.tar" if document["format"] == "webdataset" else f"*/*.{suffix}"
+    return {
+        "license": "other",
+        "pretty_name": f"{totals['written']} synthetic faces of {num_identities} identities",
+        "task_categories": ["image-feature-extraction"],
+        "tags": ["face-recognition", "synthetic", "arc2face", "d2r-fast", document["format"]],
+        "size_categories": [next((name for limit, name in _SIZES if totals["written"] < limit), "n>10M")],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": pattern}]}],
+    }
+
+
+def _cell(value: Any) -> str:
+    """A value inside a Markdown table: as JSON would say it, text without its quotes."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.replace("|", "\\|").replace("\n", " ")

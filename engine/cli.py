@@ -1,0 +1,114 @@
+"""The command line: `d2r-fast COMMAND ...`.
+
+Parses, runs, and turns what goes wrong into one line and an exit status: 0 done, 1 failed, 2 bad input,
+3 finished with more rejected images than allowed, 130 and 143 stopped by a signal. Only the command that
+runs imports torch, so that help answers at once.
+"""
+
+import dataclasses
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn, Union, get_type_hints
+
+import tyro
+
+from d2r_fast.engine.commands import COMMANDS, Command, Generate
+from d2r_fast.engine.config import PRESETS, GenerateConfig, Preset, read_settings
+from d2r_fast.engine.errors import RunError, UserError
+
+DESCRIPTION = "Rendered faces in, realistic training data for face recognition out."
+MARKERS = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
+
+
+def main() -> None:
+    """Entry point of the `d2r-fast` command."""
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    try:
+        sys.exit(parse(sys.argv[1:]).run())
+    except (UserError, RunError) as error:
+        print(f"d2r-fast: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output left; Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _stop(signum: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signum, signal.SIG_DFL)  # a second one stops at once
+    raise SystemExit(128 + signum)
+
+
+def parse(arguments: list[str]) -> Command:
+    """The command that the arguments ask for, checked.
+
+    Raises:
+        UserError: a value is not allowed.
+        SystemExit: tyro has printed help (0) or what it could not parse (2).
+    """
+    overrides = {Generate: base_settings(arguments)} if arguments[:1] == ["generate"] else {}
+    filled = tyro.cli(
+        _union(COMMANDS, overrides), prog="d2r-fast", description=DESCRIPTION, args=arguments, config=MARKERS
+    )
+    filled = getattr(filled, "action", filled)
+    values = {field.name: getattr(filled, field.name) for field in dataclasses.fields(filled)}
+    command = filled.model(**values)
+    assert isinstance(command, Command)
+    return command
+
+
+@dataclasses.dataclass(frozen=True)
+class _Base:
+    config: Path | None = None
+    preset: Preset | None = None
+
+
+def base_settings(arguments: list[str]) -> dict[str, Any]:
+    """What `generate` starts from before its flags: the preset, and the YAML file over it."""
+    flags = ("--config", "--preset")
+    pairs = []
+    for place, word in enumerate(arguments):
+        pairs += (
+            arguments[place : place + 2] if word in flags else [word] if word.split("=")[0] in flags else []
+        )
+    base = tyro.cli(_Base, prog="d2r-fast generate", args=pairs)
+    settings = PRESETS[base.preset]() if base.preset else {}
+    return settings | (read_settings(base.config, GenerateConfig) if base.config else {})
+
+
+def _union(commands: dict[str, Any], overrides: Mapping[Any, dict[str, Any]]) -> Any:
+    members = []
+    for name, model in commands.items():
+        if isinstance(model, dict):  # a group such as `models`, whose members are commands
+            action = _annotated(_union(model, overrides), tyro.conf.arg(name=""))
+            shape = dataclasses.make_dataclass(name, [("action", action)])
+            summary = f"Model folders: {', '.join(model)}."
+        else:
+            shape, summary = _draft(model, overrides.get(model, {})), inspect.getdoc(model) or ""
+        members.append(_annotated(shape, tyro.conf.subcommand(name, description=summary)))
+    return Union[tuple(members)]  # noqa: UP007  # its members are known at run time only
+
+
+def _annotated(hint: Any, marker: Any) -> Any:
+    # Annotated[...] with parts that are known at run time only is no type to a checker.
+    return Annotated.__class_getitem__((hint, marker))  # type: ignore[attr-defined]
+
+
+def _draft(model: type[Command], overrides: dict[str, Any]) -> type:
+    """A dataclass with the model's fields and none of its checks.
+
+    tyro prints a failed check as a box of library prose; a model filled from a draft says it in one line.
+    """
+    hints = get_type_hints(model, include_extras=True)
+    fields = []
+    for name, info in model.model_fields.items():
+        default = overrides.get(name, tyro.MISSING if info.is_required() else info.default)
+        hint = _annotated(hints[name], tyro.conf.arg(help=info.description))
+        fields.append((name, hint, dataclasses.field(default=default)))
+    return dataclasses.make_dataclass(model.__name__, fields, kw_only=True, namespace={"model": model})

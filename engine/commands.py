@@ -1,0 +1,225 @@
+"""The commands: what each takes (its fields are its flags) and what it runs.
+
+Work is imported inside `run`, so that naming a command costs nothing.
+"""
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from pydantic import Field
+from tyro.conf import Positional
+
+from d2r_fast.engine.config import Frozen, GenerateConfig, Preset
+
+
+class Command(Frozen):
+    """Arguments of one command."""
+
+    @abstractmethod
+    def run(self) -> int:
+        """Do it; return the exit status."""
+
+
+class Demo(Command):
+    """Make a small dataset from built-in drawings with untrained mini models, and a report of it."""
+
+    out: Path = Path("demo")
+    """Folder for the models, the renders, the dataset and the report."""
+
+    def run(self) -> int:
+        from d2r_fast.engine.demo import run_demo
+
+        return run_demo(self.out)
+
+
+class ModelsInit(Command):
+    """Write a model folder of random weights in the real layout, for tests, speed work and export."""
+
+    out: Positional[Path]
+    """Folder to make; it must not exist or be empty."""
+    size: Literal["mini", "full"]
+    """mini: some MB of the same classes; full: the true shapes of SD1.5, CLIP ViT-L/14, IR-100 and SCRFD-10G."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Same seed, same bytes."""
+
+    def run(self) -> int:
+        from d2r_fast.engine.models.init import init_models
+
+        init_models(self.out, size=self.size, seed=self.seed)
+        print(f"wrote random {self.size} models to {self.out}")
+        return 0
+
+
+class ModelsPull(Command):
+    """Download the released weights at pinned revisions, after showing their licences."""
+
+    out: Positional[Path]
+    """Folder to make or complete."""
+
+    def run(self) -> int:
+        from d2r_fast.engine.models.pull import pull_models
+
+        pull_models(self.out)
+        return 0
+
+
+class ModelsCheck(Command):
+    """List what a model folder holds: shapes, sha256, licences, what is missing or damaged."""
+
+    folder: Positional[Path]
+    """Model folder."""
+
+    def run(self) -> int:
+        from d2r_fast.engine.models.check import check_models, render
+
+        report = check_models(self.folder)
+        print(render(report))
+        return 0 if report.complete else 1
+
+
+class Embed(Command):
+    """Embed every image of a folder of faces with the recogniser."""
+
+    source: Positional[Path]
+    """Folder of images: <identity>/<image>.png."""
+    models: Path
+    """Model folder."""
+    out: Path
+    """Parquet file to write: identity, image, embedding (float32, not normalised)."""
+    recogniser: Path | None = None
+    """Face-recognition ONNX to use instead of the model folder's."""
+    source_alignment: Literal["auto", "aligned", "detect"] = "auto"
+    """auto: 112x112 images are aligned crops and taken as they are, others are detected and aligned."""
+    detector: Literal["mtcnn", "scrfd"] = "mtcnn"
+    """Who finds the faces to align."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Crops embedded at once."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N, for detection."""
+    recogniser_device: str = "auto"
+    """Where onnxruntime runs the recogniser; auto: on the device."""
+
+    def run(self) -> int:
+        from d2r_fast.engine.embed import embed_source
+
+        return embed_source(**dict(self))
+
+
+class RankIdentities(Command):
+    """Sort identities by their highest similarity to any other, the most distinct first (Digi2Real's filter)."""
+
+    embeddings: Positional[Path]
+    """Output of embed."""
+    out: Path
+    """CSV file to write: rank, identity, score, nearest."""
+
+    def run(self) -> int:
+        from d2r_fast.engine.rank import rank_identities
+
+        num_identities = rank_identities(self.embeddings, out=self.out)
+        print(f"ranked {num_identities} identities into {self.out}")
+        return 0
+
+
+class Offset(Command):
+    """Mean CLIP latent of real photographs minus that of renders (Digi2Real equation 1)."""
+
+    real: Positional[Path]
+    """Folder of real face photographs."""
+    rendered: Positional[Path]
+    """Folder of renders."""
+    models: Path
+    """Model folder."""
+    out: Path
+    """safetensors file to write."""
+    samples: Annotated[int, Field(ge=1)] = 1000
+    """Images to take of each folder, of distinct identities while they last (the paper does not say whether
+    its 1000 are in all or of each)."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Chooses the images."""
+    recogniser: Path | None = None
+    """Face-recognition ONNX to use instead of the model folder's."""
+    detector: Literal["mtcnn", "scrfd"] = "mtcnn"
+    """Who finds the faces to align."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Embeddings encoded at once."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    recogniser_device: str = "auto"
+    """Where onnxruntime runs the recogniser; auto: on the device."""
+
+    def run(self) -> int:
+        from d2r_fast.engine.offset import make_offset
+
+        return make_offset(**dict(self))
+
+
+class Generate(GenerateConfig, Command):
+    """Make a Digi2Real dataset from a folder of renders.
+
+    What the paper leaves open is decided as each setting says; flags go before the settings file, the file
+    before the preset.
+    """
+
+    config: Path | None = None
+    """YAML file of settings, named as the flags with underscores."""
+    preset: Preset | None = None
+    """paper: Digi2Real-20K; fast: the same with LCM in 4 steps; smoke: seconds, for untrained mini models."""
+
+    def run(self) -> int:
+        from d2r_fast.engine.pipeline import generate
+
+        return generate(GenerateConfig(**{name: getattr(self, name) for name in GenerateConfig.model_fields}))
+
+
+class Verify(Command):
+    """Check every file of a dataset against its markers, its images, its counts."""
+
+    folder: Positional[Path]
+    """Dataset folder."""
+    quick: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Check sizes, sha256 and tables alone, and open no image."""
+
+    def run(self) -> int:
+        from d2r_fast.engine.verify import run_verify
+
+        return run_verify(self.folder, quick=self.quick)
+
+
+class Report(Command):
+    """Write one self-contained HTML page about a dataset."""
+
+    folder: Positional[Path]
+    """Dataset folder."""
+    out: Path | None = None
+    """Page to write. Default: report.html in the dataset folder."""
+
+    def run(self) -> int:
+        from d2r_fast.engine.report import write_report
+
+        print(f"report: {write_report(self.folder, out=self.out)}")
+        return 0
+
+
+class Doctor(Command):
+    """Say what this machine can run, and why not."""
+
+    def run(self) -> int:
+        from d2r_fast.engine.doctor import examine
+
+        return examine()
+
+
+COMMANDS: dict[str, Any] = {
+    "demo": Demo,
+    "models": {"init": ModelsInit, "pull": ModelsPull, "check": ModelsCheck},
+    "embed": Embed,
+    "rank-identities": RankIdentities,
+    "offset": Offset,
+    "generate": Generate,
+    "verify": Verify,
+    "report": Report,
+    "doctor": Doctor,
+}

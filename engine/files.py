@@ -1,0 +1,178 @@
+"""Files that appear whole or not at all, whatever stops the process.
+
+A file is written under a temporary name in its own folder, flushed to disk, renamed, and the rename itself
+flushed. What a killed process leaves is a name like `.00003.tar.4711.tmp`, which `remove_stale` deletes.
+"""
+
+import errno
+import hashlib
+import io
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from d2r_fast.engine.errors import RunError, UserError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
+
+STALE = re.compile(r"^\..+\.\d+\.tmp$")
+
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
+         errno.EFBIG: "the file size limit is reached"}  # fmt: skip
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What went to disk: hex SHA-256 of the bytes, and how many."""
+
+    sha256: str
+    num_bytes: int
+
+    def entry(self) -> dict[str, Any]:
+        """The form it takes in a shard's marker."""
+        return {"sha256": self.sha256, "bytes": self.num_bytes}
+
+
+class HashingFile(io.BufferedIOBase):
+    """A binary file that is written front to back, and knows the digest of what it took."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._num_bytes = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._num_bytes
+
+    def write(self, data: "Buffer") -> int:
+        self._digest.update(data)
+        count = self._file.write(data)
+        self._num_bytes += count
+        return count
+
+    def written(self) -> Written:
+        return Written(self._digest.hexdigest(), self._num_bytes)
+
+
+def temporary(path: Path) -> Path:
+    """The name under which this process prepares `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+@contextmanager
+def open_atomic(path: Path, *, needed_bytes: int | None = None) -> Iterator[HashingFile]:
+    """A file to write front to back; it appears at `path` when the block ends, not at all if that raises.
+
+    Raises:
+        RunError: the disk is full; the line names `path`, and `needed_bytes` where they are known.
+        UserError: the folder may not be written to.
+    """
+    temp = temporary(path)
+    with disk_errors(path, needed_bytes=needed_bytes):
+        file = temp.open("wb")
+        try:
+            with file:
+                hashing = HashingFile(file)
+                yield hashing
+                file.flush()
+                os.fsync(file.fileno())
+            temp.replace(path)
+        except BaseException:
+            temp.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def write_atomic(path: Path, data: bytes) -> Written:
+    """Write `data` to `path`, whole or not at all.
+
+    Raises:
+        RunError: the disk is full.
+        UserError: the folder may not be written to.
+    """
+    with open_atomic(path, needed_bytes=len(data)) as file:
+        file.write(data)
+    return file.written()
+
+
+def write_synced(path: Path, data: bytes) -> Written:
+    """Write `data` under its final name and flush it to disk: for files in a folder that nobody sees yet."""
+    with path.open("wb") as raw:
+        file = HashingFile(raw)
+        file.write(data)
+        raw.flush()
+        os.fsync(raw.fileno())
+    return file.written()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename in it outlives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_stale(folder: Path) -> None:
+    """Delete what killed processes left unfinished in `folder`; the caller must be alone there."""
+    for path in stale(folder):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def stale(folder: Path) -> list[Path]:
+    """Temporary files and folders in `folder`, sorted."""
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry.path) for entry in entries if STALE.match(entry.name))
+
+
+def check_space(folder: Path, *, needed_bytes: int) -> None:
+    """See that the disk has twice `needed_bytes` free: for the new file, and room to go on.
+
+    Raises:
+        RunError: it has not.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < 2 * needed_bytes:
+        raise RunError(
+            f"{folder} has {free:,} bytes free and the next shard needs {2 * needed_bytes:,}: free some "
+            "space, then run the same command again"
+        )
+
+
+@contextmanager
+def disk_errors(path: Path, *, needed_bytes: int | None = None) -> Iterator[None]:
+    """Turn a full disk into a RunError and a write-protected folder into a UserError; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            needed = "" if needed_bytes is None else f" and it needs {needed_bytes:,} bytes"
+            raise RunError(
+                f"{path} cannot be written: {_FULL[error.errno]}{needed}; what is finished is kept, so free "
+                "some space and run the same command again"
+            ) from error
+        if error.errno in _FORBIDDEN:
+            raise UserError(
+                f"{path} cannot be written ({error.strerror}): give a folder you may write to"
+            ) from error
+        raise

@@ -1,0 +1,47 @@
+"""Opening an ONNX file with onnxruntime, on the device asked for or not at all."""
+
+from pathlib import Path
+
+import onnxruntime
+
+from d2r_fast.engine.errors import UserError
+
+
+def open_session(path: Path, *, device: str) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        UserError: no such file, not an ONNX graph, or a provider that this onnxruntime does not have.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"{path} is missing: give a model folder from `d2r-fast models pull` or `models init`"
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=[_provider(device)])
+    except (*_LOAD_ERRORS, RuntimeError) as error:
+        raise UserError(f"{path} is not a usable ONNX graph: {str(error).splitlines()[0]}") from None
+
+
+_STATE = onnxruntime.capi.onnxruntime_pybind11_state
+_LOAD_ERRORS = (
+    _STATE.Fail,
+    _STATE.InvalidProtobuf,
+    _STATE.InvalidGraph,
+    _STATE.NoModel,
+    _STATE.InvalidArgument,
+)
+
+
+def _provider(device: str) -> str | tuple[str, dict[str, str]]:
+    if device == "cpu":
+        return "CPUExecutionProvider"
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise UserError(
+            f"onnxruntime here cannot run on {device} (it has {', '.join(onnxruntime.get_available_providers())}): "
+            "pip install onnxruntime-gpu in its place, or choose --recogniser-device cpu"
+        )
+    _, _, index = device.partition(":")
+    return ("CUDAExecutionProvider", {"device_id": index or "0"})

@@ -1,0 +1,203 @@
+"""The `generate` command: a folder of renders in, a finished dataset out.
+
+Everything is opened and checked before the first image; then each shard that is not finished yet is made and
+written, and the dataset is closed with its card and its success marker. Running the same command again after
+a stop goes on where it was.
+"""
+
+import importlib.metadata
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import d2r_fast
+from d2r_fast.engine.config import GenerateConfig, Recipe
+from d2r_fast.engine.console import Meter, say
+from d2r_fast.engine.dataset import Dataset
+from d2r_fast.engine.detect import load_detector
+from d2r_fast.engine.device import device_name, find_device
+from d2r_fast.engine.embed import load_embedder
+from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.files import sha256_file
+from d2r_fast.engine.generator import Arc2FaceGenerator
+from d2r_fast.engine.models.layout import describe_files
+from d2r_fast.engine.offset import read_offset
+from d2r_fast.engine.rank import read_ranking
+from d2r_fast.engine.rows import ImageRow
+from d2r_fast.engine.shard import Clock, Stages, make_shard
+from d2r_fast.engine.source import FolderSource, Identity, fingerprint, open_source
+from d2r_fast.engine.write import check_names, write_shard
+
+PACKAGES = ("torch", "numpy", "diffusers", "transformers", "onnxruntime", "pillow", "pyarrow", "webdataset")
+
+
+def generate(config: GenerateConfig) -> int:
+    """Make the dataset, or go on making it.
+
+    Returns:
+        0, or 3 if more images were rejected or failed than `max_error_rate` allows.
+
+    Raises:
+        UserError: the source, the models or a setting cannot be used, or the folder holds another dataset.
+        RunError: the disk is full or the folder is in use.
+    """
+    device = find_device(config.device)
+    config = settle(config, device)
+    source = open_source(config.source)
+    if config.out.resolve().is_relative_to(config.source.resolve()):
+        raise UserError(
+            f"out {config.out} lies in the source {config.source}, where it would become an identity"
+        )
+    members = select(source, config)
+    check_names([identity.name for identity in members], format=config.format)
+    document = describe(config, source, members)
+    with Dataset.open(config.out, document) as dataset, ThreadPoolExecutor() as pool:
+        if dataset.unfinished:
+            stages = open_stages(config, source, device, pool)
+            make_all(members, stages, dataset, config)
+        counts = dataset.finish()
+    return conclude(counts, config)
+
+
+def settle(config: GenerateConfig, device: str) -> GenerateConfig:
+    """The configuration with `auto` arithmetic decided for the device, as it will be written down."""
+    if config.dtype != "auto":
+        return config
+    return config.model_copy(update={"dtype": "float32" if device == "cpu" else "float16"})
+
+
+def select(source: FolderSource, config: GenerateConfig) -> list[Identity]:
+    """The identities to make, in the order of their labels."""
+    found = {identity.name: identity for identity in source.identities}
+    members = list(found.values())
+    if config.ranking is not None:
+        names = read_ranking(config.ranking)
+        missing = [name for name in names if name not in found]
+        if missing:
+            raise UserError(
+                f"ranking {config.ranking} names {len(missing)} identities that {config.source} does not have, "
+                f"such as {missing[0]!r}: rank the embeddings of this source"
+            )
+        members = [found[name] for name in names]
+    wanted = config.identities or len(members)
+    if wanted > len(members):
+        raise UserError(
+            f"identities = {wanted}: {config.ranking or config.source} has {len(members)}, give at most that"
+        )
+    return members[:wanted]
+
+
+def describe(config: GenerateConfig, source: FolderSource, members: list[Identity]) -> dict[str, Any]:
+    """The dataset's identity, as dataset.json holds it: a run that goes on must come to the same document."""
+    recipe = {name: getattr(config, name) for name in Recipe.model_fields}
+    for name in ("ranking", "clip_offset"):
+        recipe[name] = digest(recipe[name]) if recipe[name] else None
+    models, kind = describe_files(
+        config.models, recogniser=config.recogniser, detector=config.detector, sampler=config.sampler
+    )
+    num_identities = len(members)
+    return {
+        "schema": 1,
+        "format": config.format,
+        "recipe": recipe,
+        "models": models,
+        "models_kind": kind,
+        "source": {
+            "name": source.root.resolve().name, "fingerprint": fingerprint(members),
+            "num_identities": len(source.identities),
+        },
+        "versions": {"d2r-fast": d2r_fast.__version__}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "licences": sorted({entry["licence"] for entry in models.values()}),
+        "plan": {
+            "num_identities": num_identities,
+            "images_per_identity": config.images_per_identity,
+            "wanted": num_identities * config.images_per_identity,
+            "identities_per_shard": config.identities_per_shard,
+            "num_shards": -(-num_identities // config.identities_per_shard),
+        },
+    }  # fmt: skip
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file that a setting names: what it says is part of the recipe, where it lies is not."""
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def open_stages(
+    config: GenerateConfig, source: FolderSource, device: str, pool: ThreadPoolExecutor
+) -> Stages:
+    """Load every network the run needs, and refuse what does not fit together."""
+    embedder = load_embedder(
+        config.models, recogniser=config.recogniser, alignment=config.source_alignment,
+        detector="mtcnn" if config.detector == "template" else config.detector, device=device,
+        recogniser_device=config.recogniser_device, batch_size=config.batch_size,
+    )  # fmt: skip
+    generator = Arc2FaceGenerator.from_pretrained(
+        config.models, backend=config.backend, device=device, dtype=config.dtype, batch_size=config.batch_size,
+        sampler=config.sampler, height=config.height, width=config.width,
+    )  # fmt: skip
+    if embedder.recogniser.embedding_dim != generator.embedding_dim:
+        raise UserError(
+            f"recogniser {embedder.recogniser.path} gives {embedder.recogniser.embedding_dim} values, the encoder in "
+            f"{config.models} takes {generator.embedding_dim}: use the recogniser that the encoder was trained with"
+        )
+    offset = read_offset(config.clip_offset, models=config.models) if config.clip_offset else None
+    detector = load_detector(
+        config.detector, models_dir=config.models, device=device, min_face_size=config.min_face_size
+    )
+    return Stages(
+        source=source, embedder=embedder, generator=generator, detector=detector,
+        offset=None if offset is None else offset * config.clip_offset_scale,
+        recipe=config, batch_size=config.batch_size, pool=pool,
+    )  # fmt: skip
+
+
+def make_all(members: list[Identity], stages: Stages, dataset: Dataset, config: GenerateConfig) -> None:
+    """Make and write the shards that are not finished, one after another."""
+    pending = dataset.unfinished
+    size, per_identity = config.identities_per_shard, config.images_per_identity
+    labelled = list(enumerate(members))
+    left = sum(len(labelled[shard * size : (shard + 1) * size]) for shard in pending) * per_identity
+    total = len(members) * per_identity
+    tally: Counter[str] = Counter()
+    dataset.begin()
+    dataset.log(
+        "start", source=str(stages.source.root.resolve()), device=device_name(stages.generator.device),
+        batch_size=config.batch_size, shards=len(pending),
+    )  # fmt: skip
+    with Meter("generate", total=total, already=total - left) as meter:
+
+        def report(row: ImageRow) -> None:
+            tally[row.status] += 1
+            meter.advance(1, note=", ".join(f"{count} {status}" for status, count in sorted(tally.items())))
+
+        for shard in pending:
+            clock = Clock()
+            content = make_shard(labelled[shard * size : (shard + 1) * size], stages, clock, report)
+            with clock("write"):
+                marker = write_shard(
+                    dataset.folder, shard, rows=content.sorted_rows(), images=content.images,
+                    identities=content.identities, errors=content.errors, format=config.format,
+                    image_format=config.image_format,
+                )  # fmt: skip
+            dataset.log("shard", shard=shard, stage_s=clock.rounded(), images=marker["wanted"])
+
+
+def conclude(counts: dict[str, int], config: GenerateConfig) -> int:
+    """Say how it ended; the exit status."""
+    lost = counts["rejected"] + counts["failed"]
+    say(
+        f"{counts['written']} of {counts['wanted']} images written, {counts['rejected']} rejected, "
+        f"{counts['failed']} failed: {config.out}"
+    )
+    if lost > config.max_error_rate * counts["wanted"]:
+        say(
+            f"more than --max-error-rate {config.max_error_rate:g} is missing; `d2r-fast report {config.out}` shows why"
+        )
+        return 3
+    return 0

@@ -1,0 +1,152 @@
+"""A face-recognition network in ONNX: aligned crops in, embeddings out.
+
+Any graph with one (N,3,H,W) float input serves. How pixels are normalised comes from a sidecar beside it
+(`NAME.json`), for example
+
+    {"channels": "rgb", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+
+applied to x/255. Without one, insightface's rule holds: RGB, (x - 127.5) / 127.5, unless the graph normalises
+by itself (a Sub and a Mul among its first eight nodes), when pixels go in as they are.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from d2r_fast.engine.errors import RunError, UserError
+from d2r_fast.engine.onnx_session import open_session
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """network input = (x / 255 - mean) / std, channel order `channels`."""
+
+    channels: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 (N,H,W,3) RGB -> float32 (N,3,H,W) in the network's order and range."""
+        ordered = crops if self.channels == "rgb" else crops[..., ::-1]
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        scaled = (ordered.astype(np.float32) / 255 - mean) / std
+        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+INSIGHTFACE = Normalisation("rgb", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+PIXELS = Normalisation("rgb", (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))
+
+
+class Recogniser:
+    """An open recogniser.
+
+    Attributes:
+        path: its ONNX file.
+        embedding_dim: width of its embeddings.
+        size: (height, width) of the crops it takes, in pixels.
+    """
+
+    def __init__(
+        self, path: Path, session: onnxruntime.InferenceSession, rule: Normalisation, batch_size: int
+    ):
+        self.path = path
+        self._session = session
+        self._rule = rule
+        image, embedding = session.get_inputs()[0], session.get_outputs()[0]
+        self._input, self._output = image.name, embedding.name
+        self.embedding_dim: int = embedding.shape[1]
+        self.size: tuple[int, int] = (image.shape[2], image.shape[3])
+        self._batch_size: int = image.shape[0] if isinstance(image.shape[0], int) else batch_size
+
+    @classmethod
+    def load(cls, path: Path, *, device: str = "cpu", batch_size: int = 64) -> "Recogniser":
+        """Open an ONNX recogniser and its sidecar.
+
+        Args:
+            path: ONNX file.
+            device: cpu, cuda or cuda:N.
+            batch_size: crops per run; a graph with a fixed batch keeps its own.
+
+        Raises:
+            UserError: no such file, not a recogniser, an unusable sidecar, no such provider.
+        """
+        session = open_session(path, device=device)
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        image = inputs[0].shape if len(inputs) == 1 else []
+        fixed = len(image) == 4 and image[1] == 3 and all(isinstance(side, int) for side in image[2:])
+        if not fixed or len(outputs[0].shape) != 2 or not isinstance(outputs[0].shape[1], int):
+            raise UserError(
+                f"{path} is not a recogniser: it takes {[i.shape for i in inputs]} and gives {outputs[0].shape}, "
+                "wanted is one (N,3,H,W) input and (N,D) embeddings"
+            )
+        return cls(path, session, _read_rule(path), batch_size)
+
+    def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed aligned crops.
+
+        Args:
+            crops: uint8 (N,H,W,3) RGB, H and W as `size`.
+
+        Returns:
+            float32 (N, embedding_dim), as the network gives them: not normalised.
+
+        Every run has the same batch, the last one filled up, so that a crop's embedding does not depend on
+        how many others there are.
+        """
+        assert crops.dtype == np.uint8, crops.dtype
+        assert crops.shape[1:] == (*self.size, 3), crops.shape
+        num_crops, batch = len(crops), self._batch_size
+        embeddings = np.empty((num_crops, self.embedding_dim), np.float32)
+        for start in range(0, num_crops, batch):
+            chunk = crops[start : start + batch]
+            filled = np.concatenate([chunk, np.zeros((batch - len(chunk), *chunk.shape[1:]), np.uint8)])
+            try:
+                (out,) = self._session.run([self._output], {self._input: self._rule(filled)})
+            except onnxruntime.capi.onnxruntime_pybind11_state.Fail as error:
+                raise RunError(
+                    f"recogniser {self.path} failed on {batch} crops: {_first_line(error)}"
+                ) from None
+            embeddings[start : start + batch] = out[: len(chunk)]
+        return embeddings
+
+
+def _read_rule(path: Path) -> Normalisation:
+    sidecar = path.with_suffix(".json")
+    if not sidecar.is_file():
+        return PIXELS if _normalises_itself(path) else INSIGHTFACE
+    try:
+        values = json.loads(sidecar.read_text())
+        rule = Normalisation(values["channels"], _triple(values["mean"]), _triple(values["std"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(_SIDECAR.format(path=sidecar, why=f"{type(error).__name__}: {error}")) from None
+    if rule.channels not in ("rgb", "bgr") or min(rule.std) <= 0:
+        raise UserError(_SIDECAR.format(path=sidecar, why=f"channels {rule.channels!r}, std {rule.std}"))
+    return rule
+
+
+_SIDECAR = (
+    '{path}: {why}; wanted is {{"channels": "rgb" or "bgr", "mean": [r, g, b], "std": [r, g, b] above 0}}'
+)
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    first, second, third = (float(value) for value in values)
+    return first, second, third
+
+
+def _normalises_itself(path: Path) -> bool:
+    # insightface's rule for graphs that came from MXNet.
+    first = [node.name for node in onnx.load(path, load_external_data=False).graph.node[:8]]
+    return any(name.startswith(("Sub", "_minus")) for name in first) and any(
+        name.startswith(("Mul", "_mul")) for name in first
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,215 @@
+"""One HTML page about a dataset, complete in itself: pictures, charts, times, problems and settings.
+
+    write_report(Path("dataset"))    # dataset/report.html
+
+The page is a function of the folder's contents, and of the renders if they are still where they were.
+"""
+
+import math
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from d2r_fast.engine.config import Recipe
+from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.figures import cosine_chart, drift_chart, t_chart
+from d2r_fast.engine.files import write_atomic
+from d2r_fast.engine.gallery import Exhibit, exhibits, render_picture
+from d2r_fast.engine.models.card import RANDOM_LICENCE
+from d2r_fast.engine.summary import MAX_PROTOTYPES, Log, Summary, summarise
+
+PAGE = "report.html"
+NUM_EXHIBITS = 24
+NUM_ROWS = 12
+"""Rows shown of the tables of reasons."""
+STAGES = {
+    "embed": "read the renders and compute their face embeddings",
+    "condition": "turn embeddings into what steers the diffusion network",
+    "denoise": "draw in latent space, step by step",
+    "vae": "turn latents into pixels",
+    "detect": "find the face",
+    "finish": "align, crop, embed and encode",
+    "write": "put the shard on disk",
+}
+"""What each timed stage does."""
+NOTHING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+
+
+def write_report(dataset: Path, *, out: Path | None = None, num_exhibits: int = NUM_EXHIBITS) -> Path:
+    """Write the page about the dataset in folder `dataset`, finished or not, and return where it is.
+
+    Args:
+        dataset: folder that `generate` wrote to.
+        out: the page; default report.html in the dataset's folder.
+        num_exhibits: identities to show pictures of, at most.
+
+    Raises:
+        UserError: `dataset` is no dataset of d2r-fast, or `out` cannot be written.
+        RunError: a finished shard's files are damaged, or the disk is full.
+    """
+    page = dataset / PAGE if out is None else out
+    summary = summarise(dataset)
+    if page.is_dir() or not page.parent.is_dir():
+        raise UserError(f"{page} is a folder or lies in none: give --out a file name in a folder that exists")
+    write_atomic(page, render_page(summary, num_exhibits=num_exhibits).encode())
+    return page
+
+
+def render_page(summary: Summary, *, num_exhibits: int) -> str:
+    """The page's HTML."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": number, "share": share, "duration": duration, "decimals": decimals,
+                            "moment": moment, "value": show_value, "speed": speed}  # fmt: skip
+    shown = exhibits(summary, limit=num_exhibits)
+    template = environment.from_string(
+        files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
+    )
+    return template.render(
+        name=summary.folder.resolve().name, summary=summary, document=summary.document,
+        plan=summary.document["plan"], untrained=untrained(summary.document), exhibits=shown,
+        renders_gone=renders_gone(shown), max_prototypes=MAX_PROTOTYPES, charts=charts(summary),
+        pairs=pairs(summary), stages=stages(summary.log), first_try=first_try(summary),
+        reasons=ranked(summary.reasons.items()), problems=ranked(summary.problems.items()),
+        settings=settings(summary),
+    )  # fmt: skip
+
+
+def untrained(document: dict[str, Any]) -> list[str]:
+    """Networks with random weights, of which no face can be expected."""
+    models: dict[str, Any] = document["models"]
+    if document.get("models_kind") == "random":
+        return list(models)
+    return [network for network, entry in models.items() if entry["licence"] == RANDOM_LICENCE]
+
+
+def renders_gone(shown: Iterable[Exhibit]) -> bool:
+    """Whether renders are named, and none of them can be read where they were."""
+    groups = [group for exhibit in shown for group in exhibit.groups]
+    return bool(groups) and not any(group.picture for group in groups)
+
+
+def charts(summary: Summary) -> dict[str, Markup | None]:
+    """The charts by name; None where there is nothing to draw."""
+    drawn = any(histogram.num for histogram in summary.by_t)
+    return {
+        "cosines": cosine_chart(summary.cos_prototype, summary.between)
+        if summary.cos_prototype.num or summary.between.num else None,
+        "t": t_chart(summary.t, float(summary.document["recipe"]["alpha"])) if summary.t.num else None,
+        "drift": drift_chart(summary.by_t, summary.latent_by_t) if drawn else None,
+    }  # fmt: skip
+
+
+def pairs(summary: Summary) -> list[dict[str, Any]]:
+    """The most alike identities, each with a render to see why."""
+    source = summary.log.source
+    return [
+        {"cosine": pair.cosine, "people": [(name, render_picture(source, name, file)) for name, file in
+                                           (pair.first, pair.second)]}
+        for pair in summary.pairs
+    ]  # fmt: skip
+
+
+def stages(log: Log) -> list[dict[str, Any]]:
+    """Timed stages in the order of the pipeline, with their share of all of them."""
+    total = sum(log.stage_s.values())
+    order = [stage for stage in STAGES if stage in log.stage_s]
+    order += [stage for stage in log.stage_s if stage not in STAGES]
+    return [
+        {
+            "name": stage, "what": STAGES.get(stage, ""), "seconds": log.stage_s[stage],
+            "share": log.stage_s[stage] / total if total else 0.0,
+            "speed": log.num_images / log.stage_s[stage] if log.stage_s[stage] else None,
+        }
+        for stage in order
+    ]  # fmt: skip
+
+
+def first_try(summary: Summary) -> float | None:
+    """Share of the written images that were accepted as first drawn."""
+    written = summary.attempts.total()
+    return summary.attempts[1] / written if written else None
+
+
+def ranked(counts: Iterable[tuple[Any, int]]) -> dict[str, Any]:
+    """The most frequent first, and how many are left out."""
+    rows = sorted(counts, key=lambda item: (-item[1], item[0]))
+    return {"rows": rows[:NUM_ROWS], "num_hidden": len(rows[NUM_ROWS:])}
+
+
+def settings(summary: Summary) -> list[dict[str, Any]]:
+    """The recipe, with what each setting means and whether it differs from the default."""
+    fields = Recipe.model_fields
+    return [
+        {
+            "name": name, "value": value,
+            "meaning": (fields[name].description or "") if name in fields else "",
+            "changed": name in fields and value != fields[name].default,
+        }
+        for name, value in summary.document["recipe"].items()
+    ]  # fmt: skip
+
+
+def number(value: int) -> str:
+    """A count with its thousands apart."""
+    return f"{value:,}"
+
+
+def decimals(value: float | None, places: int = 2) -> str:
+    """A fixed number of decimals, never a negative zero; a dash where there is no number."""
+    if value is None or math.isnan(value):
+        return NOTHING
+    return f"{value:z.{places}f}".replace("-", MINUS)
+
+
+def speed(per_second: float | None) -> str:
+    """Images per second to three digits."""
+    if per_second is None:
+        return NOTHING
+    return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.3g}"
+
+
+def share(part: float, whole: float = 1.0) -> str:
+    """A percentage that says 0 % and 100 % of nothing and all alone."""
+    if not whole:
+        return NOTHING
+    percent = 100 * part / whole
+    if 0 < percent < 0.1:
+        return "< 0.1 %"
+    return (
+        "> 99.9 %"
+        if 99.9 < percent < 100
+        else f"{percent:.4g} %"
+        if percent in (0, 100)
+        else f"{percent:.1f} %"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 0.42 s, 12 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def moment(time: float) -> str:
+    """A Unix time as date and minute, UTC."""
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def show_value(value: Any) -> str:
+    """A setting as one would type it."""
+    if value is None:
+        return NOTHING
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,48 @@
+"""Shared fixtures: where the sample data lies, and which tests are asked for."""
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run tests on full-size networks")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    skip = pytest.mark.skip(reason="full size: run with --slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real sample data, which is not part of the repository."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no sample data at {SHARED}: this test needs real faces")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def mini_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of `models init --size mini`; copy before changing anything in it."""
+    from d2r_fast.engine.models.init import init_models
+
+    folder = tmp_path_factory.mktemp("models") / "mini"
+    init_models(folder, size="mini", seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def renders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in sample renders: 4 identities of 6 images."""
+    from d2r_fast.engine.samples import draw_samples
+
+    folder = tmp_path_factory.mktemp("renders") / "samples"
+    draw_samples(folder, num_identities=4, images_per_identity=6)
+    return folder

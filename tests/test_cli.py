@@ -1,0 +1,154 @@
+"""The command line: its frozen surface, its speed, and one line for every wrong value."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from d2r_fast.engine.cli import parse
+from d2r_fast.engine.commands import COMMANDS, Generate
+from d2r_fast.engine.config import GenerateConfig, Recipe, paper
+from d2r_fast.engine.errors import UserError
+
+# A flag that goes, or changes its name, breaks somebody's script: change this table on purpose or not at all.
+SURFACE = {
+    "demo": {"out"},
+    "models init": {"out", "size", "seed"},
+    "models pull": {"out"},
+    "models check": {"folder"},
+    "embed": {
+        "source", "models", "out", "recogniser", "source_alignment", "detector", "batch_size", "device",
+        "recogniser_device",
+    },
+    "rank-identities": {"embeddings", "out"},
+    "offset": {
+        "real", "rendered", "models", "out", "samples", "seed", "recogniser", "detector", "batch_size", "device",
+        "recogniser_device",
+    },
+    "generate": {
+        "source", "models", "out", "config", "preset", "identities", "ranking", "images_per_identity",
+        "source_images_per_identity", "images_per_latent", "prototype", "alpha", "source_alignment", "sampler",
+        "steps", "guidance", "clip_offset", "clip_offset_scale", "seed", "height", "width", "detector",
+        "min_face_size", "attempts", "format", "image_format", "jpeg_quality", "identities_per_shard", "backend",
+        "dtype", "recogniser", "batch_size", "device", "recogniser_device", "max_error_rate",
+    },
+    "verify": {"folder", "quick"},
+    "report": {"folder", "out"},
+    "doctor": set(),
+}  # fmt: skip
+REQUIRED = ["generate", "renders", "--models", "m", "--out", "o"]
+
+
+def test_surface_is_frozen() -> None:
+    flat = {name: model for name, model in COMMANDS.items() if not isinstance(model, dict)}
+    for group, members in COMMANDS.items():
+        if isinstance(members, dict):
+            flat |= {f"{group} {name}": model for name, model in members.items()}
+    assert {name: set(model.model_fields) for name, model in flat.items()} == SURFACE
+
+
+def test_every_flag_is_explained() -> None:
+    for name, field in GenerateConfig.model_fields.items():
+        assert field.description, f"--{name} has no help"
+
+
+def test_help_is_fast_and_imports_no_torch() -> None:
+    script = (
+        "import sys; from d2r_fast.engine.cli import main; sys.argv = ['d2r-fast', '--help']\n"
+        "try: main()\n"
+        "except SystemExit: print(sorted({'torch', 'numpy', 'diffusers', 'onnxruntime'} & set(sys.modules)))"
+    )
+    started_s = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - started_s < 1.0
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "generate" in done.stdout
+
+
+def test_flags_go_before_file_before_preset_before_default(tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("alpha: 1.5\nsteps: 12\n")
+    command = parse([*REQUIRED, "--preset", "smoke", "--config", str(settings), "--steps", "9"])
+    assert isinstance(command, Generate)
+    assert (command.steps, command.alpha, command.detector, command.guidance) == (9, 1.5, "template", 3.0)
+
+
+def test_file_can_give_what_is_required(tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("source: renders\nmodels: m\nout: o\n")
+    command = parse(["generate", f"--config={settings}"])
+    assert isinstance(command, Generate)
+    assert command.source == Path("renders")
+
+
+def test_paper_preset_is_digi2real_20k() -> None:
+    recipe = Recipe(**paper())
+    assert (recipe.identities, recipe.images_per_identity, recipe.source_images_per_identity) == (
+        20000,
+        20,
+        5,
+    )
+    assert (recipe.alpha, recipe.sampler, recipe.steps, recipe.guidance) == (2.0, "dpm++2m", 25, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--alpha", "0"], "alpha"),
+        (["--alpha", "-1"], "alpha"),
+        (["--alpha", "nan"], "alpha"),
+        (["--steps", "0"], "steps"),
+        (["--guidance", "-0.5"], "guidance"),
+        (["--height", "100", "--width", "512"], "height"),
+        (["--height", "512"], "width"),
+        (["--images-per-latent", "2"], "images_per_latent"),
+        (["--sampler", "lcm"], "guidance"),
+        (["--seed", "-1"], "seed"),
+        (["--identities", "0"], "identities"),
+        (["--batch-size", "0"], "batch_size"),
+        (["--max-error-rate", "2"], "max_error_rate"),
+    ],
+)
+def test_wrong_value_is_one_line_that_names_it(flags: list[str], named: str) -> None:
+    with pytest.raises(UserError, match=named) as caught:
+        parse([*REQUIRED, *flags])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stepz: 3", "did you mean 'steps'"),
+        ("steps: 0", "steps = 0"),
+        ("steps: many", "steps = 'many'"),
+        ("- steps", "not a mapping"),
+        ("steps: [", "not YAML"),
+    ],
+)
+def test_wrong_settings_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        parse([*REQUIRED, "--config", str(settings)])
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_settings_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot read the settings file"):
+        parse([*REQUIRED, "--config", str(tmp_path / "none.yaml")])
+
+
+def test_bad_value_ends_with_status_2_and_no_traceback() -> None:
+    done = subprocess.run(
+        ["d2r-fast", *REQUIRED, "--alpha", "0"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip() == "d2r-fast: alpha = 0.0: input should be greater than 0"
+
+
+def test_unknown_flag_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse([*REQUIRED, "--stepz", "3"])
+    assert "--steps" in capsys.readouterr().err

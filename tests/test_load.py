@@ -1,0 +1,373 @@
+"""Loading what diffusers and transformers wrote, old spellings too, and one line for everything broken."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel
+
+from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.models.load import (
+    encoder_file,
+    load_decoder,
+    load_scheduler_config,
+    load_text_model,
+    load_unet,
+    read_tensors,
+)
+
+from .minimodels import write_models
+
+UNET = "arc2face/diffusion_pytorch_model.safetensors"
+VAE = "vae/diffusion_pytorch_model.safetensors"
+ENCODER = "encoder/model.safetensors"
+LORA = "lcm-lora/pytorch_lora_weights.safetensors"
+FP32: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def models(pristine: Path, tmp_path: Path) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(pristine, tmp_path / "models"))
+
+
+def equal(ours: torch.nn.Module, theirs: dict[str, torch.Tensor]) -> bool:
+    mine = ours.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_networks_equal_what_the_libraries_load(pristine: Path) -> None:
+    unet = load_unet(pristine, **FP32)
+    assert equal(unet, UNet2DConditionModel.from_pretrained(pristine / "arc2face").state_dict())
+    decoder = load_decoder(pristine, **FP32)
+    vae = AutoencoderKL.from_pretrained(pristine / "vae").state_dict()
+    assert equal(decoder, {k: v for k, v in vae.items() if not k.startswith(("encoder.", "quant_conv."))})
+    text = load_text_model(pristine, device="cpu")
+    theirs = CLIPTextModel.from_pretrained(pristine / "encoder")
+    assert equal(text, theirs.state_dict())
+    assert torch.equal(text.embeddings.position_ids, theirs.embeddings.position_ids)
+    for network in (unet, decoder, text):
+        assert not network.training
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+        assert not any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers()))
+
+
+def test_scheduler_config_and_encoder_file(pristine: Path) -> None:
+    assert load_scheduler_config(pristine)["beta_end"] == 0.012
+    assert encoder_file(pristine) == pristine / ENCODER
+
+
+def test_half_precision(pristine: Path) -> None:
+    unet = load_unet(pristine, device="cpu", dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in unet.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("prefix", ["", "text_model."])
+@pytest.mark.parametrize("buffer", [False, True])
+@pytest.mark.parametrize("pickled", [False, True])
+def test_encoder_in_every_published_spelling(models: Path, prefix: str, buffer: bool, pickled: bool) -> None:
+    plain = load_file(models / ENCODER)
+    tensors = {prefix + name: value for name, value in plain.items()}
+    if buffer:
+        tensors[prefix + "embeddings.position_ids"] = torch.arange(77)[None]
+    (models / ENCODER).unlink()
+    if pickled:
+        torch.save(tensors, models / "encoder/pytorch_model.bin")
+    else:
+        save_file(tensors, models / ENCODER)
+    assert equal(load_text_model(models, device="cpu"), plain)
+
+
+def test_vae_in_its_old_spelling(models: Path) -> None:
+    plain = load_file(models / VAE)
+    new_to_old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    old = {}
+    for name, value in plain.items():
+        for new, before in new_to_old.items():
+            name = name.replace(f".{new}.", f".{before}.") if ".attentions." in name else name
+        old[name] = value
+    assert len(old.keys() - plain.keys()) == 16
+    save_file(old, models / VAE)
+    assert equal(load_decoder(models, **FP32), load_decoder_of(plain))
+
+
+def load_decoder_of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k: v for k, v in tensors.items() if not k.startswith(("encoder.", "quant_conv."))}
+
+
+class Ear(logging.Handler):
+    """Keeps what it hears; the libraries' loggers do not pass it on to pytest's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.heard.append(record.getMessage())
+
+
+@pytest.fixture
+def ear() -> Iterator[Ear]:
+    ear, logger = Ear(), logging.getLogger("diffusers")
+    logger.addHandler(ear)
+    yield ear
+    logger.removeHandler(ear)
+
+
+def test_libraries_stay_silent(models: Path, ear: Ear) -> None:
+    config = json.loads((models / "arc2face/config.json").read_text()) | {"a_setting_of_tomorrow": 1}
+    UNet2DConditionModel.from_config(config)
+    assert len(ear.heard) == 1, "diffusers no longer speaks of this: choose another occasion"
+    (models / "arc2face/config.json").write_text(json.dumps(config))
+    put_lora(models, kohya_lora(models))
+    ear.heard.clear()
+    level = logging.getLogger("diffusers").level
+    load_unet(models, device="cpu", dtype=torch.float16, lora=True)
+    load_decoder(models, **FP32)
+    assert ear.heard == []
+    assert logging.getLogger("diffusers").level == level
+
+
+# Broken folders
+
+
+def drop(file: str) -> Callable[[Path], None]:
+    return lambda models: (models / file).unlink()
+
+
+def truncate(file: str, size: int) -> Callable[[Path], None]:
+    def apply(models: Path) -> None:
+        (models / file).write_bytes((models / file).read_bytes()[:size])
+
+    return apply
+
+
+def change_tensors(file: str, change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    def apply(models: Path) -> None:
+        tensors = {name: value.clone() for name, value in load_file(models / file).items()}
+        change(tensors)
+        save_file(tensors, models / file)
+
+    return apply
+
+
+def change_config(file: str, **settings: Any) -> Callable[[Path], None]:
+    def apply(models: Path) -> None:
+        (models / file).write_text(json.dumps(json.loads((models / file).read_text()) | settings))
+
+    return apply
+
+
+def write(file: str, content: bytes) -> Callable[[Path], None]:
+    def apply(models: Path) -> None:
+        (models / file).write_bytes(content)
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (drop(UNET), r"has no arc2face/diffusion_pytorch_model.safetensors"),
+        (drop("arc2face/config.json"), r"arc2face/config.json cannot be read \(No such file"),
+        (truncate(UNET, 5), r"model.safetensors is damaged"),
+        (truncate(UNET, 3000), r"model.safetensors is damaged"),
+        (truncate(UNET, 1_000_000), r"model.safetensors is damaged"),
+        (write(UNET, b""), r"model.safetensors is damaged"),
+        (write(UNET, b"<!DOCTYPE html><html>not found</html>" * 9), r"model.safetensors is damaged"),
+        (change_tensors(UNET, lambda t: t.pop("conv_in.bias")), r"tensor conv_in.bias is missing"),
+        (change_tensors(UNET, lambda t: t.update(extra=torch.ones(2))), r"tensor extra is unexpected"),
+        (
+            change_tensors(UNET, lambda t: t.update({"conv_in.bias": torch.ones(7)})),
+            r"tensor conv_in.bias is \(7,\), config.json asks for \(32,\)",
+        ),
+        (change_config("arc2face/config.json", layers_per_block=2), r"attentions.1\S+ is missing and \d+ "),
+        (change_config("arc2face/config.json", norm_num_groups=7), r"does not describe a UNet2D"),
+        (change_config("arc2face/config.json", down_block_types=["Nope"]), r"does not describe a UNet2D"),
+        (change_config("arc2face/config.json", _class_name="UNet3D"), r"of a UNet3D, expected a UNet2D"),
+        (write("arc2face/config.json", b"{"), r"config.json is not JSON"),
+        (write("arc2face/config.json", b"\xff\xfe\x00"), r"config.json is not JSON"),
+        (write("arc2face/config.json", b"[]"), r"holds a list, not a JSON object"),
+    ],
+)  # fmt: skip
+def test_a_broken_unet_is_one_line(models: Path, spoil: Callable[[Path], None], message: str) -> None:
+    spoil(models)
+    with pytest.raises(UserError, match=message) as caught:
+        load_unet(models, **FP32)
+    assert "\n" not in str(caught.value)
+    assert str(models) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (drop(ENCODER), r"has no encoder/model.safetensors or encoder/pytorch_model.bin"),
+        (
+            change_tensors(ENCODER, lambda t: t.pop("final_layer_norm.weight")),
+            r"final_layer_norm.weight is miss",
+        ),
+        (
+            change_config("encoder/config.json", num_hidden_layers=1),
+            r"encoder.layers.1\S+ is unexpected and 15",
+        ),
+        (change_config("encoder/config.json", vocab_size=30), r"token_embedding.weight is \(49408, 64\)"),
+        (change_config("encoder/config.json", num_attention_heads=5), r"does not describe a CLIPTextModel"),
+    ],
+)
+def test_a_broken_encoder_is_one_line(models: Path, spoil: Callable[[Path], None], message: str) -> None:
+    spoil(models)
+    with pytest.raises(UserError, match=message) as caught:
+        load_text_model(models, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_small_vocabulary_is_refused(models: Path) -> None:
+    change_config("encoder/config.json", vocab_size=30)(models)
+    change_tensors(ENCODER, lambda t: t.update({"embeddings.token_embedding.weight": torch.ones(30, 64)}))(
+        models
+    )
+    with pytest.raises(UserError, match="30 tokens, Arc2Face's prompt needs 77 and 49408"):
+        load_text_model(models, device="cpu")
+
+
+class Harmful:
+    """Runs code when unpickled, if one lets it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("harm"),))
+
+
+@pytest.mark.parametrize("content", [Harmful(), {"weight": Harmful()}, [torch.ones(1)], {"weight": 3}])
+def test_a_pickle_of_anything_but_tensors_is_refused(
+    tmp_path: Path, content: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "pytorch_model.bin"
+    torch.save(content, file)
+    with pytest.raises(UserError, match=r"damaged or not a weight file|not a table of tensors") as caught:
+        read_tensors(file)
+    assert "\n" not in str(caught.value)
+    assert not Path("harm").exists()
+
+
+@pytest.mark.parametrize("size", [0, 10, 500])
+def test_a_cut_pickle_is_one_line(tmp_path: Path, size: int) -> None:
+    file = tmp_path / "pytorch_model.bin"
+    torch.save({"weight": torch.ones(1000)}, file)
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(UserError, match="damaged or not a weight file") as caught:
+        read_tensors(file)
+    assert "\n" not in str(caught.value)
+
+
+# LCM-LoRA
+
+TARGETS = (
+    "to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2",
+    "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj",
+)  # fmt: skip
+
+
+def kohya_lora(models: Path, *, rank: int = 4, alpha: float | None = 2.0) -> dict[str, torch.Tensor]:
+    """A random LoRA of the layers that LCM-LoRA adapts, under kohya's names."""
+    unet = UNet2DConditionModel.from_pretrained(models / "arc2face")
+    generator, tensors = torch.Generator().manual_seed(0), {}
+    for name, module in unet.named_modules():
+        if name.endswith(TARGETS):
+            outputs, *inputs = module.weight.shape
+            stem = "lora_unet_" + name.replace(".", "_")
+            tensors[f"{stem}.lora_down.weight"] = torch.randn(rank, *inputs, generator=generator) * 0.1
+            ones = (1,) * (len(inputs) - 1)
+            tensors[f"{stem}.lora_up.weight"] = torch.randn(outputs, rank, *ones, generator=generator) * 0.1
+            if alpha is not None:
+                tensors[f"{stem}.alpha"] = torch.tensor(alpha)
+    return tensors
+
+
+def put_lora(models: Path, tensors: dict[str, torch.Tensor]) -> None:
+    (models / LORA).parent.mkdir()
+    save_file(tensors, models / LORA)
+
+
+@pytest.mark.parametrize(("alpha", "scale"), [(2.0, 0.5), (4.0, 1.0), (None, 1.0)])
+def test_lora_is_merged_by_its_formula(models: Path, alpha: float | None, scale: float) -> None:
+    lora = kohya_lora(models, alpha=alpha)
+    put_lora(models, lora)
+    plain, merged = (load_unet(models, **FP32, lora=lora).state_dict() for lora in (False, True))
+    adapted = 0
+    for name, weight in plain.items():
+        stem = "lora_unet_" + name.removesuffix(".weight").replace(".", "_")
+        if name.endswith(".weight") and f"{stem}.lora_up.weight" in lora:
+            up, down = lora[f"{stem}.lora_up.weight"], lora[f"{stem}.lora_down.weight"]
+            delta = scale * torch.einsum("or,ri...->oi...", up.flatten(1), down)
+            torch.testing.assert_close(merged[name], weight + delta, rtol=1e-5, atol=1e-6)
+            adapted += 1
+        else:
+            assert torch.equal(merged[name], weight), name
+    assert adapted == len(lora) // (2 if alpha is None else 3) > 100
+
+
+def test_lora_equals_what_diffusers_fuses(models: Path) -> None:
+    lora = kohya_lora(models)
+    put_lora(models, lora)
+    reference = UNet2DConditionModel.from_pretrained(models / "arc2face")
+    state, alphas = StableDiffusionPipeline.lora_state_dict(dict(lora))
+    StableDiffusionPipeline.load_lora_into_unet(state, alphas, reference)
+    reference.fuse_lora()
+    reference.unload_lora()
+    ours, theirs = load_unet(models, **FP32, lora=True).state_dict(), reference.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
+
+
+def test_lora_is_merged_before_the_cast(models: Path) -> None:
+    put_lora(models, {name: value.half() for name, value in kohya_lora(models).items()})
+    exact = load_unet(models, **FP32, lora=True).state_dict()
+    half = load_unet(models, device="cpu", dtype=torch.float16, lora=True).state_dict()
+    assert all(torch.equal(half[name], exact[name].half()) for name in exact)
+
+
+def test_a_missing_lora_is_one_line(models: Path) -> None:
+    with pytest.raises(UserError, match=r"has no lcm-lora/\S+, which --sampler lcm needs"):
+        load_unet(models, **FP32, lora=True)
+
+
+STEM = "lora_unet_mid_block_resnets_0_conv1"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.clear(), "holds no tensors"),
+        (lambda t: t.pop(f"{STEM}.lora_up.weight"), f"{STEM} lacks lora_up.weight"),
+        (lambda t: t.pop(f"{STEM}.lora_down.weight"), f"{STEM} lacks lora_down.weight"),
+        (lambda t: t.update({"lora_te_x.alpha": torch.ones(())}), "tensor lora_te_x.alpha fits no layer"),
+        (lambda t: t.update({f"{STEM}.hada_w1_a": torch.ones(2)}), f"tensor {STEM}.hada_w1_a fits no layer"),
+        (lambda t: t.update({f"{STEM}.lora_up.weight": torch.ones(64, 3, 1, 1)}), "which do not multiply to"),
+        (
+            lambda t: t.update({f"{STEM}.lora_down.weight": torch.ones(4, 64, 1, 1)}),
+            "which do not multiply to",
+        ),
+    ],
+)
+def test_a_lora_that_does_not_fit_is_one_line(models: Path, change: Any, message: str) -> None:
+    lora = kohya_lora(models)
+    change(lora)
+    put_lora(models, lora)
+    with pytest.raises(UserError, match=message) as caught:
+        load_unet(models, **FP32, lora=True)
+    assert "\n" not in str(caught.value)
+    assert LORA in str(caught.value)

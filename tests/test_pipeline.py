@@ -1,0 +1,337 @@
+"""The main job with mini models: determinism, accounting, retries, resuming."""
+
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from d2r_fast.engine import pipeline
+from d2r_fast.engine.config import GenerateConfig, smoke
+from d2r_fast.engine.detect import Faces, find_by_template
+from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.generator import Arc2FaceGenerator
+from d2r_fast.engine.rows import ImageRow, read_table
+from d2r_fast.engine.vae import Decoded
+from d2r_fast.engine.verify import verify
+
+from .fakedata import tree
+
+QUICK: dict[str, Any] = smoke() | {
+    "steps": 2, "images_per_identity": 6, "height": 64, "width": 64, "image_format": "png", "batch_size": 8,
+    "device": "cpu",
+}  # fmt: skip
+
+
+def configure(source: Path, models: Path, out: Path, **changes: Any) -> GenerateConfig:
+    return GenerateConfig(**QUICK | {"source": source, "models": models, "out": out} | changes)
+
+
+def rows(out: Path) -> list[ImageRow]:
+    return [row for path in sorted(out.glob("[0-9]*[0-9].parquet")) for row in read_table(ImageRow, path)]
+
+
+def crops(out: Path) -> dict[tuple[str, int], np.ndarray]:
+    """Pixels by (identity, image)."""
+    found = {}
+    for path in sorted(out.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            members = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+        for name, data in members.items():
+            if name.endswith(".png"):
+                row = json.loads(members[name.replace(".png", ".json")])
+                found[row["identity"], row["image"]] = np.asarray(Image.open(io.BytesIO(data)))
+    return found
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    error = np.mean((a.astype(float) - b.astype(float)) ** 2)
+    return float("inf") if error == 0 else 10 * np.log10(255**2 / error)
+
+
+def picky(images: torch.Tensor) -> list[Faces]:
+    """Finds no face, one, or two, by the image's mean: a stand-in whose answer depends on the pixels alone."""
+    found = find_by_template(images)
+    for place, image in enumerate(images):
+        level = int(image.float().mean() * 7) % 4
+        if level == 0:
+            found[place] = Faces(*(np.zeros((0, *shape), np.float32) for shape in ((4,), (), (5, 2))))
+        elif level == 1:
+            face = found[place]
+            found[place] = Faces(
+                *(np.concatenate([part, part]) for part in (face.boxes, face.scores, face.landmarks))
+            )
+    return found
+
+
+@pytest.fixture
+def picky_detector(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "load_detector", lambda *_, **__: picky)
+
+
+@pytest.fixture(scope="module")
+def made(renders: Path, mini_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plain dataset that tests compare with."""
+    out = tmp_path_factory.mktemp("made") / "dataset"
+    assert pipeline.generate(configure(renders, mini_models, out)) == 0
+    return out
+
+
+def test_every_wanted_image_is_accounted_for(made: Path) -> None:
+    found = rows(made)
+    assert [(row.label, row.image) for row in found] == [
+        (label, image) for label in range(4) for image in range(6)
+    ]
+    assert {row.status for row in found} == {"written"}
+    assert not verify(made).problems
+    assert (made / "_SUCCESS").exists()
+    assert {image.shape for image in crops(made).values()} == {(112, 112, 3)}
+
+
+def test_rows_tell_where_an_image_comes_from(made: Path) -> None:
+    found = [row for row in rows(made) if row.label == 2]
+    assert [row.latent for row in found] == [0, 0, 1, 2, 2, 3]
+    assert len({row.source for row in found}) == 4
+    assert len({row.t for row in found}) == 4
+    assert all(row.cos_prototype is not None and -1 <= row.cos_prototype <= 1 for row in found)
+
+
+def test_images_of_one_latent_differ_by_their_noise(made: Path) -> None:
+    found = crops(made)
+    name = rows(made)[0].identity
+    assert psnr(found[name, 0], found[name, 1]) < 40
+
+
+def test_the_same_again_is_the_same_bytes(
+    made: Path, renders: Path, mini_models: Path, tmp_path: Path
+) -> None:
+    pipeline.generate(configure(renders, mini_models, tmp_path / "again"))
+    assert tree(tmp_path / "again") == tree(made)
+
+
+def test_another_seed_is_another_dataset(
+    made: Path, renders: Path, mini_models: Path, tmp_path: Path
+) -> None:
+    pipeline.generate(configure(renders, mini_models, tmp_path / "other", seed=1))
+    ours, theirs = crops(made), crops(tmp_path / "other")
+    assert all(psnr(ours[key], theirs[key]) < 40 for key in ours)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.usefixtures("picky_detector")
+def test_batch_size_changes_rounding_alone(
+    renders: Path, mini_models: Path, tmp_path: Path, batch_size: int
+) -> None:
+    lax = {"max_error_rate": 1.0, "identities": 2}
+    pipeline.generate(configure(renders, mini_models, tmp_path / "8", batch_size=8, **lax))
+    pipeline.generate(configure(renders, mini_models, tmp_path / "n", batch_size=batch_size, **lax))
+    fates = [
+        [(row.key, row.status, row.attempts, row.reason) for row in rows(tmp_path / name)]
+        for name in ("8", "n")
+    ]
+    assert fates[0] == fates[1]
+    assert len({fate[2] for fate in fates[0]}) > 1, "nothing was drawn twice: the test shows nothing"
+    ours, theirs = crops(tmp_path / "8"), crops(tmp_path / "n")
+    assert ours.keys() == theirs.keys()
+    assert min(psnr(ours[key], theirs[key]) for key in ours) >= 40
+
+
+@pytest.mark.parametrize("batch_size", [3, 8])
+@pytest.mark.usefixtures("picky_detector")
+def test_order_and_company_change_nothing(
+    renders: Path, mini_models: Path, tmp_path: Path, batch_size: int
+) -> None:
+    order = ["2", "0", "3", "1"]
+    ranking = tmp_path / "ranking.csv"
+    ranking.write_text("rank,identity\n" + "".join(f"{rank},{name}\n" for rank, name in enumerate(order)))
+    lax = {"max_error_rate": 1.0, "batch_size": batch_size}
+    pipeline.generate(configure(renders, mini_models, tmp_path / "a", identities_per_shard=4, **lax))
+    pipeline.generate(
+        configure(renders, mini_models, tmp_path / "b", identities_per_shard=2, ranking=ranking, **lax)
+    )
+    assert [row.identity for row in rows(tmp_path / "b")][::6] == order
+    fates = [
+        {(row.identity, row.image): (row.status, row.attempts) for row in rows(tmp_path / name)}
+        for name in "ab"
+    ]
+    assert fates[0] == fates[1]
+    ours, theirs = crops(tmp_path / "a"), crops(tmp_path / "b")
+    assert ours.keys() == theirs.keys()
+    for key, image in ours.items():
+        np.testing.assert_array_equal(image, theirs[key])
+
+
+@pytest.mark.usefixtures("picky_detector")
+def test_what_is_drawn_again_has_fresh_noise_until_it_is_rejected(
+    renders: Path, mini_models: Path, tmp_path: Path
+) -> None:
+    config = configure(renders, mini_models, tmp_path / "out", attempts=2, max_error_rate=1.0)
+    assert pipeline.generate(config) == 0
+    found = rows(tmp_path / "out")
+    assert {row.status for row in found} == {"written", "rejected"}
+    assert all(
+        row.attempts == 2 and row.reason in ("no face", "several faces")
+        for row in found
+        if row.status == "rejected"
+    )
+    assert {row.attempts for row in found if row.status == "written"} == {1, 2}
+    problems = [
+        json.loads(line)
+        for path in (tmp_path / "out").glob("*_errors.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    assert {entry["key"] for entry in problems} == {row.key for row in found if row.status == "rejected"}
+    assert not verify(tmp_path / "out").problems
+
+
+@pytest.mark.usefixtures("picky_detector")
+def test_too_many_rejected_ends_with_status_3(renders: Path, mini_models: Path, tmp_path: Path) -> None:
+    config = configure(renders, mini_models, tmp_path / "out", attempts=1, identities=1, max_error_rate=0.1)
+    assert pipeline.generate(config) == 3
+
+
+def test_an_image_that_is_not_finite_is_rejected(
+    renders: Path, mini_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = Arc2FaceGenerator.decode
+
+    def overflow(self: Arc2FaceGenerator, latents: torch.Tensor) -> Decoded:
+        images, finite = decode(self, latents)
+        finite = finite.clone()
+        finite[0] = False
+        return Decoded(images, finite)
+
+    monkeypatch.setattr(Arc2FaceGenerator, "decode", overflow)
+    config = configure(renders, mini_models, tmp_path / "out", attempts=1, identities=1, max_error_rate=1.0)
+    assert pipeline.generate(config) == 0
+    assert [row.reason for row in rows(tmp_path / "out")] == ["not finite", None, None, None, None, None]
+
+
+def test_mtcnn_finds_no_face_in_noise(renders: Path, mini_models: Path, tmp_path: Path) -> None:
+    config = configure(renders, mini_models, tmp_path / "out", detector="mtcnn", identities=1, attempts=2)
+    assert pipeline.generate(config) == 3
+    assert {(row.status, row.reason, row.attempts) for row in rows(tmp_path / "out")} == {
+        ("rejected", "no face", 2)
+    }
+
+
+def test_a_stopped_run_goes_on_and_keeps_what_was_finished(
+    made: Path, renders: Path, mini_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    config = configure(renders, mini_models, out)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "make_shard", _stop_after(2, pipeline.make_shard))
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.generate(config)
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("0000[01]*")}
+    assert len(before) == 10
+    assert pipeline.generate(config) == 0
+    assert before == {path.name: path.stat().st_mtime_ns for path in out.glob("0000[01]*")}
+    assert tree(out) == tree(made)
+
+
+def _stop_after(count: int, make: Any) -> Any:
+    def stop(*arguments: Any) -> Any:
+        nonlocal count
+        count -= 1
+        if count < 0:
+            raise KeyboardInterrupt
+        return make(*arguments)
+
+    return stop
+
+
+@pytest.mark.parametrize("change", [{"seed": 5}, {"alpha": 3.0}, {"steps": 3}, {"images_per_identity": 7}])
+def test_another_recipe_is_refused_and_named(
+    made: Path, renders: Path, mini_models: Path, change: dict[str, Any]
+) -> None:
+    before = tree(made)
+    (name,) = change
+    with pytest.raises(UserError, match=rf"recipe\.{name} is .*, given {change[name]}"):
+        pipeline.generate(configure(renders, mini_models, made, **change))
+    assert tree(made) == before
+
+
+def test_batch_size_and_device_may_change_between_runs(made: Path, renders: Path, mini_models: Path) -> None:
+    before = tree(made)
+    assert pipeline.generate(configure(renders, mini_models, made, batch_size=2)) == 0
+    assert tree(made) == before
+
+
+def test_imagefolder_holds_the_same_pixels(
+    made: Path, renders: Path, mini_models: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert pipeline.generate(configure(renders, mini_models, out, format="imagefolder")) == 0
+    assert not verify(out).problems
+    for (identity, image), pixels in crops(made).items():
+        np.testing.assert_array_equal(np.asarray(Image.open(out / identity / f"{image}.png")), pixels)
+
+
+def test_prototypes_of_all_renders_differ_from_those_of_the_chosen(
+    made: Path, renders: Path, mini_models: Path, tmp_path: Path
+) -> None:
+    pipeline.generate(configure(renders, mini_models, tmp_path / "all", prototype="all", identities=1))
+    name = rows(made)[0].identity
+    assert psnr(crops(tmp_path / "all")[name, 0], crops(made)[name, 0]) < 60
+
+
+def test_lcm_draws_other_images_than_dpm(
+    made: Path, renders: Path, mini_models: Path, tmp_path: Path
+) -> None:
+    config = configure(renders, mini_models, tmp_path / "lcm", sampler="lcm", guidance=1.0, identities=1)
+    assert pipeline.generate(config) == 0
+    name = rows(made)[0].identity
+    assert psnr(crops(tmp_path / "lcm")[name, 0], crops(made)[name, 0]) < 40
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_with_its_status(
+    renders: Path, mini_models: Path, tmp_path: Path, signum: int
+) -> None:
+    process = start(renders, mini_models, tmp_path / "out")
+    wait_for(tmp_path / "out" / "00000_stats.json", process)
+    process.send_signal(signum)
+    started_s = time.monotonic()
+    assert process.wait(timeout=30) == 128 + signum
+    assert time.monotonic() - started_s < 10
+    assert not list((tmp_path / "out").glob(".*.tmp"))
+
+
+@pytest.mark.slow
+def test_twenty_kills_leave_the_same_bytes(renders: Path, mini_models: Path, tmp_path: Path) -> None:
+    rng = random.Random(0)
+    calm, out = tmp_path / "calm", tmp_path / "killed"
+    started_s = time.monotonic()
+    assert start(renders, mini_models, calm).wait() == 0
+    whole_s = time.monotonic() - started_s
+    for _ in range(20):
+        process = start(renders, mini_models, out)
+        time.sleep(rng.uniform(0, whole_s))
+        process.kill()
+        process.wait()
+    assert start(renders, mini_models, out).wait() == 0
+    assert tree(out) == tree(calm)
+    assert not verify(out).problems
+
+
+def start(renders: Path, models: Path, out: Path) -> "subprocess.Popen[bytes]":
+    command = ["d2r-fast", "generate", renders, "--models", models, "--out", out, "--preset", "smoke"]
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
+    while not path.exists():
+        assert process.poll() is None, "the run ended before its first shard"
+        time.sleep(0.02)
