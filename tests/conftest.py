@@ -1,9 +1,12 @@
 """Shared fixtures: where the sample data lies, and which tests are asked for."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
+PROGRAM = Path(sys.executable).with_name("d2r-fast")
+"""The command as installed beside this Python, whatever PATH holds."""
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

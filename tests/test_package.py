@@ -53,7 +53,9 @@ def test_sdist_holds_the_tests_and_the_lock(distributions: tuple[Path, Path]) ->
 @pytest.mark.parametrize("name", PARTS)
 def test_top_level_names_are_not_ours(name: str, tmp_path: Path) -> None:
     code = f"import importlib.util; spec = importlib.util.find_spec({name!r}); print(spec and spec.origin)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
     assert str(ROOT) not in done.stdout
 
 
