@@ -12,6 +12,7 @@ import platform
 import resource
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -58,13 +59,14 @@ def main() -> None:
     floor_s = given.identities**2 * given.width / rate  # half of a full product: the matrix is symmetric
     print(f"floor: {floor_s:.1f} s of matrix products at {rate / 1e9:.0f} GFLOP/s")
     times_s = []
+    program = Path(sys.executable).with_name("d2r-fast")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "embeddings.parquet"
         write_prototypes(path, given.identities, given.width)
         for _ in range(given.repeats):
             started_s = time.perf_counter()
             subprocess.run(
-                ["d2r-fast", "rank-identities", path, "--out", Path(folder) / "ranking.csv"], check=True
+                [program, "rank-identities", path, "--out", Path(folder) / "ranking.csv"], check=True
             )
             times_s.append(time.perf_counter() - started_s)
     peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss

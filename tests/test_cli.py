@@ -12,6 +12,8 @@ from d2r_fast.engine.commands import COMMANDS, Generate
 from d2r_fast.engine.config import GenerateConfig, Recipe, paper
 from d2r_fast.engine.errors import UserError
 
+from .conftest import PROGRAM
+
 # A flag that goes, or changes its name, breaks somebody's script: change this table on purpose or not at all.
 SURFACE = {
     "demo": {"out"},
@@ -141,9 +143,7 @@ def test_missing_settings_file_is_one_line(tmp_path: Path) -> None:
 
 
 def test_bad_value_ends_with_status_2_and_no_traceback() -> None:
-    done = subprocess.run(
-        ["d2r-fast", *REQUIRED, "--alpha", "0"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([PROGRAM, *REQUIRED, "--alpha", "0"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.strip() == "d2r-fast: alpha = 0.0: input should be greater than 0"
 

@@ -22,9 +22,11 @@ from d2r_fast.engine.detect import Faces, find_by_template
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.generator import Arc2FaceGenerator
 from d2r_fast.engine.rows import ImageRow, read_table
+from d2r_fast.engine.samples import draw_samples
 from d2r_fast.engine.vae import Decoded
 from d2r_fast.engine.verify import verify
 
+from .conftest import PROGRAM
 from .fakedata import tree
 
 QUICK: dict[str, Any] = smoke() | {
@@ -310,24 +312,31 @@ def test_a_signal_ends_a_run_with_its_status(
 
 
 @pytest.mark.slow
-def test_twenty_kills_leave_the_same_bytes(renders: Path, mini_models: Path, tmp_path: Path) -> None:
+def test_twenty_kills_leave_the_same_bytes(mini_models: Path, tmp_path: Path) -> None:
+    """Each kill strikes at a random moment after the run has begun on its shards."""
     rng = random.Random(0)
     calm, out = tmp_path / "calm", tmp_path / "killed"
-    started_s = time.monotonic()
-    assert start(renders, mini_models, calm).wait() == 0
-    whole_s = time.monotonic() - started_s
-    for _ in range(20):
-        process = start(renders, mini_models, out)
-        time.sleep(rng.uniform(0, whole_s))
+    draw_samples(tmp_path / "renders", num_identities=40, images_per_identity=4)
+    assert start(tmp_path / "renders", mini_models, calm).wait() == 0
+    for kill in range(20):
+        process = start(tmp_path / "renders", mini_models, out)
+        while not (out / "events.jsonl").exists() or _starts(out) <= kill:
+            assert process.poll() is None, "the run ended before it was killed: give it more to do"
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 1.5))
         process.kill()
-        process.wait()
-    assert start(renders, mini_models, out).wait() == 0
+        assert process.wait() == -signal.SIGKILL
+    assert start(tmp_path / "renders", mini_models, out).wait() == 0
     assert tree(out) == tree(calm)
     assert not verify(out).problems
 
 
+def _starts(out: Path) -> int:
+    return (out / "events.jsonl").read_text().count('"event": "start"')
+
+
 def start(renders: Path, models: Path, out: Path) -> "subprocess.Popen[bytes]":
-    command = ["d2r-fast", "generate", renders, "--models", models, "--out", out, "--preset", "smoke"]
+    command = [PROGRAM, "generate", renders, "--models", models, "--out", out, "--preset", "smoke"]
     return subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 

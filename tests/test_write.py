@@ -326,6 +326,8 @@ def test_kills_leave_no_trace(memory_folder: Path) -> None:
     killer = Path(__file__).with_name("killer.py")
     done = subprocess.run(
         [sys.executable, "-W", "error", killer, memory_folder, *arguments],
+        env=os.environ
+        | {"PYTHONPATH": str(killer.parent)},  # PYTHONSAFEPATH may hide the script's own folder
         capture_output=True,
         text=True,
         check=False,
