@@ -1,4 +1,6 @@
-"""Accept or reject a drawn image: it must hold exactly one face."""
+"""Accept or reject a drawn image: it must hold exactly one face, and one that can be aligned."""
+
+import numpy as np
 
 from d2r_fast.engine.detect import Faces
 
@@ -12,7 +14,12 @@ def judge(faces: Faces, *, finite: bool) -> str | None:
     """
     if not finite:
         return "not finite"
-    num_faces = len(faces.scores)
-    if num_faces == 1:
-        return None
-    return "no face" if num_faces == 0 else "several faces"
+    if len(faces) != 1:
+        return "no face" if len(faces) == 0 else "several faces"
+    return None if can_align(faces) else "landmarks coincide"
+
+
+def can_align(faces: Faces) -> bool:
+    """Whether the first face's landmarks fix a similarity: finite, and a pixel apart at least."""
+    landmarks = faces.landmarks[0]
+    return bool(np.isfinite(landmarks).all() and np.ptp(landmarks, axis=0).max() >= 1)

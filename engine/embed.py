@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
+from d2r_fast.engine.accept import can_align
 from d2r_fast.engine.align import align
 from d2r_fast.engine.console import Meter, say
 from d2r_fast.engine.decode import DecodeError, decode
@@ -62,8 +63,10 @@ class Embedder:
             return np.asarray(Pillow.fromarray(image).resize((width, height), Pillow.Resampling.BILINEAR))
         pixels = torch.tensor(image)[None]  # decoded arrays may be read-only
         (faces,) = self.detector(pixels)
-        if len(faces.scores) == 0:
+        if len(faces) == 0:
             raise UnusableImage("detect", "no face")
+        if not can_align(faces):
+            raise UnusableImage("detect", "landmarks coincide")
         crop: NDArray[np.uint8] = align(pixels, torch.from_numpy(faces.landmarks[:1]), size=width)[0].numpy()
         return crop
 
