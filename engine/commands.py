@@ -169,8 +169,18 @@ class Generate(GenerateConfig, Command):
     """paper: Digi2Real-20K; fast: the same with LCM in 4 steps; smoke: seconds, for untrained mini models."""
 
     def run(self) -> int:
+        from d2r_fast.engine.console import say
         from d2r_fast.engine.pipeline import generate
 
+        absent = [
+            flag
+            for flag, given in (("--ranking", self.ranking), ("--clip-offset", self.clip_offset))
+            if not given
+        ]
+        if self.preset in ("paper", "fast") and absent:
+            say(
+                f"preset {self.preset} without {' and '.join(absent)}: this is not the whole of the paper's recipe"
+            )
         return generate(GenerateConfig(**{name: getattr(self, name) for name in GenerateConfig.model_fields}))
 
 

@@ -188,13 +188,18 @@ class GenerateConfig(Recipe):
 
 
 def paper() -> dict[str, Any]:
-    """Digi2Real-20K: the 20,000 most distinct identities x 20 images, 25 steps, guidance 3, alpha 2."""
+    """Digi2Real-20K: 20,000 identities x 20 images, 25 steps, guidance 3, alpha 2.
+
+    Give it --ranking for the most distinct identities and --clip-offset for the shift towards photographs,
+    as the paper has them. Images without exactly one face are dropped, not drawn again, which is how the
+    published set comes to 399,355.
+    """
     return {"identities": 20000, "images_per_identity": 20, "source_images_per_identity": 5, "alpha": 2.0,
-            "sampler": "dpm++2m", "steps": 25, "guidance": 3.0, "detector": "mtcnn"}  # fmt: skip
+            "sampler": "dpm++2m", "steps": 25, "guidance": 3.0, "detector": "mtcnn", "attempts": 1}  # fmt: skip
 
 
 def fast() -> dict[str, Any]:
-    """The paper's dataset with LCM-LoRA: 4 steps without guidance, a twelfth of the arithmetic."""
+    """The paper's dataset with LCM-LoRA: 4 steps without guidance, 5.7 instead of 42.7 TFLOP an image."""
     return paper() | {"sampler": "lcm", "steps": 4, "guidance": 1.0, "min_face_size": 60}
 
 

@@ -10,7 +10,8 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,10 @@ STALE = re.compile(r"^\..+\.\d+\.tmp$")
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
          errno.EFBIG: "the file size limit is reached"}  # fmt: skip
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_PLACE = {errno.ENOENT: "its folder does not exist: make it, or give another path",
+             errno.EISDIR: "it is a folder: give a file name",
+             errno.ENAMETOOLONG: "its name is too long: give a shorter one",
+             errno.ELOOP: "its links lead in a circle: give another path"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +80,13 @@ def open_atomic(path: Path, *, needed_bytes: int | None = None) -> Iterator[Hash
 
     Raises:
         RunError: the disk is full; the line names `path`, and `needed_bytes` where they are known.
-        UserError: the folder may not be written to.
+        UserError: the folder may not be written to, or `path` is no place for a file.
     """
+    if not path.name:
+        raise UserError(f"{path} cannot be written: it is a folder: give a file name")
     temp = temporary(path)
     with disk_errors(path, needed_bytes=needed_bytes):
-        file = temp.open("wb")
+        file = _create(temp, path)
         try:
             with file:
                 hashing = HashingFile(file)
@@ -93,12 +100,21 @@ def open_atomic(path: Path, *, needed_bytes: int | None = None) -> Iterator[Hash
         sync_folder(path.parent)
 
 
+def _create(temp: Path, path: Path) -> BinaryIO:
+    try:
+        return temp.open("wb")
+    except NotADirectoryError:
+        raise UserError(
+            f"{path} cannot be written: {path.parent} is no folder: give one that exists"
+        ) from None
+
+
 def write_atomic(path: Path, data: bytes) -> Written:
     """Write `data` to `path`, whole or not at all.
 
     Raises:
         RunError: the disk is full.
-        UserError: the folder may not be written to.
+        UserError: the folder may not be written to, or `path` is no place for a file.
     """
     with open_atomic(path, needed_bytes=len(data)) as file:
         file.write(data)
@@ -159,9 +175,58 @@ def check_space(folder: Path, *, needed_bytes: int) -> None:
         )
 
 
+def check_out(path: Path, *, inputs: Iterable[Path] = ()) -> None:
+    """See that `path` can become a file, new or in place of a regular one, before work goes into it.
+
+    Raises:
+        UserError: it names a folder, a device or the like, lies in no folder, or is one of `inputs`.
+    """
+    fault = _out_fault(path)
+    if fault is None and any(_same_file(path, given) for given in inputs):
+        fault = "is one of the files to read"
+    if fault is not None:
+        raise UserError(f"out {path} {fault}: give --out a file name in a folder that exists")
+
+
+def _out_fault(path: Path) -> str | None:
+    """Why no file can be put at `path`; None where one can."""
+    if path.name in ("", ".."):
+        return "has no file name"
+    try:
+        if not stat.S_ISDIR(path.parent.stat().st_mode):
+            return "lies in no folder"
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return None if path.parent.is_dir() else "lies in no folder"
+    except OSError as error:
+        return f"cannot be written ({error.strerror})"
+    if stat.S_ISDIR(mode):
+        return "is a folder"
+    return None if stat.S_ISREG(mode) else "is no regular file"
+
+
+def _same_file(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:
+        return False
+
+
+def _is_about(error: OSError, path: Path) -> bool:
+    """Whether the error is about `path`, what it lies in or what lies in it, and not about some other file."""
+    if error.filename is None:
+        return True
+    named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path
+    return named in (path, temporary(path) if path.name else path, *path.parents) or path in named.parents
+
+
 @contextmanager
 def disk_errors(path: Path, *, needed_bytes: int | None = None) -> Iterator[None]:
-    """Turn a full disk into a RunError and a write-protected folder into a UserError; other errors pass."""
+    """Turn a full disk into a RunError, and a place that cannot be written to into a UserError.
+
+    Other errors pass, and so does what is about a file elsewhere that the block reads. NotADirectoryError passes
+    too: who makes a folder knows best what to ask for instead.
+    """
     try:
         yield
     except OSError as error:
@@ -175,4 +240,6 @@ def disk_errors(path: Path, *, needed_bytes: int | None = None) -> Iterator[None
             raise UserError(
                 f"{path} cannot be written ({error.strerror}): give a folder you may write to"
             ) from error
+        if error.errno in _NO_PLACE and _is_about(error, path):
+            raise UserError(f"{path} cannot be written: {_NO_PLACE[error.errno]}") from error
         raise

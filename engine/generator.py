@@ -32,10 +32,12 @@ Noise = Callable[[int], torch.Tensor]
 class Arc2FaceGenerator:
     """Arc2Face with fixed batch shapes.
 
-    Networks see batches of exactly `batch_size`; a smaller rest is padded. An image is a function of its
-    embedding, its noise and the settings. On the CPU in float32 its neighbours and its place in the batch do
-    not change a bit of it; another `batch_size` makes the libraries sum in another order, which moves single
-    pixels by one level.
+    An image is a function of its embedding, its noise and the settings. On the CPU networks see one image at
+    a time, so that neither its neighbours, its place among them nor `batch_size` change a bit of it: in a
+    batch, libraries share the work out over threads without regard to where a sample begins, and from 3
+    threads on its last bits depend on its place. On CUDA networks see batches of exactly `batch_size`, a
+    smaller rest padded. Another number of threads, another batch size on CUDA or another device make
+    libraries sum in another order, which moves single pixels by a level.
 
     Attributes:
         device: "cpu" or "cuda:N".
@@ -87,7 +89,7 @@ class Arc2FaceGenerator:
             device: auto, cpu, cuda or cuda:N.
             dtype: arithmetic of UNet and VAE: auto, float32, bfloat16 or float16. Encoder and sampler always
                 compute in float32.
-            batch_size: images drawn at once.
+            batch_size: images drawn at once on CUDA.
             sampler: "dpm++2m", or "lcm", which merges the folder's LCM-LoRA into the UNet.
             height, width: image size in pixels; default, what the UNet was trained on.
 
@@ -99,11 +101,23 @@ class Arc2FaceGenerator:
         if sampler not in ("dpm++2m", "lcm"):
             raise UserError(f"sampler {sampler!r}: expected 'dpm++2m' or 'lcm'")
         place = find_device(device)
+        at_once = 1 if place == "cpu" else batch_size
         networks = open_networks(
-            backend, Path(models_dir), device=place, dtype=find_dtype(dtype, place), batch_size=batch_size,
+            backend, Path(models_dir), device=place, dtype=find_dtype(dtype, place), batch_size=at_once,
             sampler=sampler,
         )  # fmt: skip
-        return cls(networks, device=place, batch_size=batch_size, sampler=sampler, height=height, width=width)
+        return cls(networks, device=place, batch_size=at_once, sampler=sampler, height=height, width=width)
+
+    def check(self, *, steps: int, guidance: float, offset: Array | None = None) -> None:
+        """Whether settings can be used, before any work is done with them.
+
+        Raises:
+            UserError: they cannot.
+        """
+        self._schedule(steps)
+        self._check_guidance(guidance)
+        if offset is not None:
+            self._as_offset(offset)
 
     def __call__(
         self,
@@ -165,13 +179,17 @@ class Arc2FaceGenerator:
         context = self._networks.conditioner(torch.as_tensor(id_embeddings))
         if offset is None:
             return context
+        return context + self._as_offset(offset)
+
+    def _as_offset(self, offset: Array) -> torch.Tensor:
         added = torch.as_tensor(offset, dtype=torch.float32, device=self.device)
-        if added.shape != context.shape[1:] or not bool(added.isfinite().all()):
+        expected = self.unconditional.shape
+        if added.shape != expected or not bool(added.isfinite().all()):
             raise UserError(
-                f"clip_offset of shape {tuple(added.shape)}: expected {tuple(context.shape[1:])} finite "
+                f"clip_offset of shape {tuple(added.shape)}: expected {tuple(expected)} finite "
                 "values, from `d2r-fast offset` with these models"
             )
-        return context + added
+        return added
 
     @torch.inference_mode()
     def denoise(self, context: torch.Tensor, noise: Noise, *, steps: int, guidance: float) -> torch.Tensor:

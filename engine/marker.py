@@ -97,11 +97,14 @@ def read_document(folder: Path) -> dict[str, Any]:
     path = folder / DOCUMENT
     try:
         document = json.loads(path.read_bytes())
+        dump(document)  # refuses what no JSON file may hold: NaN, 1e999, half of a surrogate pair
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{folder} holds no {DOCUMENT}, so it is no dataset of d2r-fast: check the path"
         ) from None
-    except ValueError:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): see that it is a readable file") from None
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict) or not isinstance(document.get("plan"), dict):
         raise UserError(f"{path} is damaged: put the original back, or start again in an empty folder")
@@ -136,7 +139,9 @@ def _parse(folder: Path, name: str) -> dict[str, Any]:
             marker = json.load(file)
     except FileNotFoundError:
         raise ValueError(f"{name} is missing") from None
-    except ValueError:
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError):
         raise ValueError(f"{name} is damaged") from None
     if not _well_formed(marker):
         raise ValueError(f"{name} is damaged")
@@ -159,5 +164,7 @@ def _check_size(path: str, name: str, num_bytes: int) -> None:
         found = os.stat(path).st_size  # noqa: PTH116 (50,000 of them in a resume)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{name} is missing") from None
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read ({error.strerror})") from None
     if found != num_bytes:
         raise ValueError(f"{name} has {found:,} bytes, not {num_bytes:,}")

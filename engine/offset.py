@@ -25,6 +25,7 @@ from d2r_fast.engine.embed import Embedder, embed_images, load_embedder
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.files import sha256_file, write_atomic
 from d2r_fast.engine.plan import choose, normalise
+from d2r_fast.engine.recogniser import Recogniser
 from d2r_fast.engine.source import Image, Source, open_images
 from d2r_fast.kernels.noise import CHOICE, identity_key, uniform
 
@@ -74,12 +75,14 @@ def sample_images(source: Source, seed: int) -> Iterator[Image]:
     words = uniform(torch.tensor([[key, 0, 1, CHOICE] for key in keys]), 1)[:, 0]
     order = [int(place) for place in torch.argsort(words, stable=True)]
     for turn in count():
-        order = [place for place in order if turn < len(source.identities[place].images)]
+        if turn:
+            order = [place for place in order if turn < len(source.identities[place].images)]
         if not order:
             return
         for place in order:
             images = source.identities[place].images
-            yield images[choose(len(images), keys[place])[turn]]
+            if turn < len(images):
+                yield images[choose(len(images), keys[place])[turn]]
 
 
 def mean_latent(
@@ -91,10 +94,11 @@ def mean_latent(
         UserError: no image of the source can be embedded.
     """
     images = sample_images(source, seed)
-    total, used = torch.zeros((), dtype=torch.float64), 0
+    total, used, unusable = torch.zeros((), dtype=torch.float64), 0, 0
     with ThreadPoolExecutor() as pool, Meter(f"embed {source.root.name}", total=samples) as meter:
         while used < samples and (chunk := tuple(islice(images, min(CHUNK, samples - used)))):
-            found, embeddings, _ = embed_images(chunk, source, embedder, pool)
+            found, embeddings, failed = embed_images(chunk, source, embedder, pool)
+            unusable += len(failed)
             if found:
                 unit = torch.from_numpy(normalise(embeddings).astype(np.float32))
                 total = total + conditioner(unit).double().sum(dim=0).cpu()
@@ -102,14 +106,15 @@ def mean_latent(
                 meter.advance(len(found))
     if used == 0:
         raise UserError(f"no image in {source.root} can be embedded: give a folder of decodable faces")
+    say(f"{source.root}: {used} images, {unusable} unusable passed over")
     return total / used, used
 
 
-def read_offset(path: Path, *, models: Path) -> torch.Tensor:
-    """The offset (77, C) of a file, if it was made with this model folder's encoder.
+def read_offset(path: Path, *, models: Path, recogniser: Recogniser) -> torch.Tensor:
+    """The offset (77, C) of a file, if it was made with this encoder and this recogniser.
 
     Raises:
-        UserError: no such file, not an offset, of another encoder, not finite.
+        UserError: no such file, not an offset, of other networks, not finite.
     """
     from d2r_fast.engine.models.load import encoder_file
 
@@ -117,11 +122,16 @@ def read_offset(path: Path, *, models: Path) -> torch.Tensor:
         with safetensors.safe_open(path, framework="pt") as file:
             offset: torch.Tensor = file.get_tensor("offset")
             provenance: dict[str, Any] = json.loads((file.metadata() or {})["d2r_fast"])
-    except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
+        encoder = provenance.get("encoder_sha256")
+    except (OSError, KeyError, ValueError, AttributeError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is not the output of `d2r-fast offset`: {error}") from None
-    if provenance.get("encoder_sha256") != sha256_file(encoder_file(models)):
+    if encoder != sha256_file(encoder_file(models)):
         raise UserError(
             f"offset {path} was made with another encoder than {models}: run `d2r-fast offset` with these models"
+        )
+    if provenance.get("recogniser_sha256") != sha256_file(recogniser.path):
+        raise UserError(
+            f"offset {path} was made with another recogniser than {recogniser.path}: run `d2r-fast offset` with it"
         )
     if not torch.isfinite(offset).all():
         raise UserError(

@@ -19,12 +19,19 @@ def open_session(path: Path, *, device: str) -> onnxruntime.InferenceSession:
         )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    provider = _provider(device)
     try:
-        return onnxruntime.InferenceSession(path, options, providers=[_provider(device)])
+        session = onnxruntime.InferenceSession(path, options, providers=[provider])
     except (*_LOAD_ERRORS, RuntimeError) as error:
         raise UserError(f"{path} is not a usable ONNX graph: {str(error).splitlines()[0]}") from None
+    # onnxruntime lists CUDA where its libraries cannot be loaded, and then runs on the CPU without a word.
+    wanted = provider if isinstance(provider, str) else provider[0]
+    if wanted not in session.get_providers():
+        raise UserError(f"onnxruntime could not start {wanted}: check its CUDA libraries, or {_ON_CPU}")
+    return session
 
 
+_ON_CPU = "choose --recogniser-device cpu"
 _STATE = onnxruntime.capi.onnxruntime_pybind11_state
 _LOAD_ERRORS = (
     _STATE.Fail,
@@ -32,6 +39,9 @@ _LOAD_ERRORS = (
     _STATE.InvalidGraph,
     _STATE.NoModel,
     _STATE.InvalidArgument,
+    _STATE.NotImplemented,
+    _STATE.RuntimeException,
+    _STATE.EPFail,
 )
 
 
@@ -41,7 +51,9 @@ def _provider(device: str) -> str | tuple[str, dict[str, str]]:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise UserError(
             f"onnxruntime here cannot run on {device} (it has {', '.join(onnxruntime.get_available_providers())}): "
-            "pip install onnxruntime-gpu in its place, or choose --recogniser-device cpu"
+            f"pip install onnxruntime-gpu in its place, or {_ON_CPU}"
         )
     _, _, index = device.partition(":")
-    return ("CUDAExecutionProvider", {"device_id": index or "0"})
+    # The default search picks convolutions by timing them, so that two runs may compute differently.
+    options = {"device_id": index or "0", "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
+    return ("CUDAExecutionProvider", options)

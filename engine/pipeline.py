@@ -29,7 +29,19 @@ from d2r_fast.engine.shard import Clock, Stages, make_shard
 from d2r_fast.engine.source import FolderSource, Identity, fingerprint, open_source
 from d2r_fast.engine.write import check_names, write_shard
 
-PACKAGES = ("torch", "numpy", "diffusers", "transformers", "onnxruntime", "pillow", "pyarrow", "webdataset")
+RECOGNISER_BATCH = 8
+"""Crops embedded at once: an identity has 5 renders, and what a batch lacks is filled up."""
+PACKAGES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "diffusers",
+    "transformers",
+    "onnxruntime",
+    "pillow",
+    "pyarrow",
+    "webdataset",
+)
 
 
 def generate(config: GenerateConfig) -> int:
@@ -43,6 +55,7 @@ def generate(config: GenerateConfig) -> int:
         RunError: the disk is full or the folder is in use.
     """
     device = find_device(config.device)
+    find_device(config.recogniser_device)
     config = settle(config, device)
     source = open_source(config.source)
     if config.out.resolve().is_relative_to(config.source.resolve()):
@@ -135,8 +148,13 @@ def open_stages(
     embedder = load_embedder(
         config.models, recogniser=config.recogniser, alignment=config.source_alignment,
         detector="mtcnn" if config.detector == "template" else config.detector, device=device,
-        recogniser_device=config.recogniser_device, batch_size=config.batch_size,
+        recogniser_device=config.recogniser_device, batch_size=RECOGNISER_BATCH,
     )  # fmt: skip
+    if embedder.recogniser.size != (112, 112):
+        raise UserError(
+            f"recogniser {embedder.recogniser.path} takes {embedder.recogniser.size} pixels, generated crops have "
+            "112x112: give one of that size"
+        )
     generator = Arc2FaceGenerator.from_pretrained(
         config.models, backend=config.backend, device=device, dtype=config.dtype, batch_size=config.batch_size,
         sampler=config.sampler, height=config.height, width=config.width,
@@ -146,14 +164,20 @@ def open_stages(
             f"recogniser {embedder.recogniser.path} gives {embedder.recogniser.embedding_dim} values, the encoder in "
             f"{config.models} takes {generator.embedding_dim}: use the recogniser that the encoder was trained with"
         )
-    offset = read_offset(config.clip_offset, models=config.models) if config.clip_offset else None
+    offset = (
+        read_offset(config.clip_offset, models=config.models, recogniser=embedder.recogniser)
+        if config.clip_offset
+        else None
+    )
+    if offset is not None:
+        offset = offset * config.clip_offset_scale
+    generator.check(steps=config.steps, guidance=config.guidance, offset=offset)
     detector = load_detector(
         config.detector, models_dir=config.models, device=device, min_face_size=config.min_face_size
     )
     return Stages(
         source=source, embedder=embedder, generator=generator, detector=detector,
-        offset=None if offset is None else offset * config.clip_offset_scale,
-        recipe=config, batch_size=config.batch_size, pool=pool,
+        offset=offset, recipe=config, batch_size=config.batch_size, pool=pool,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ the highest cosine to any other prototype, and the most distinct identity comes 
 
 import csv
 import io
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ def rank_identities(embeddings: Path, *, out: Path) -> int:
     """
     names, prototypes = mean_prototypes(embeddings)
     if len(names) < 2:
-        raise UserError(f"{embeddings} holds {len(names)} identity: ranking compares at least 2")
+        raise UserError(f"{embeddings} holds {len(names)} identities: ranking compares at least 2")
     scores, nearest = nearest_other(torch.from_numpy(prototypes))
     order = np.argsort(scores.numpy(), kind="stable")
     table = io.StringIO()
@@ -109,12 +110,18 @@ def read_ranking(path: Path) -> list[str]:
         UserError: no such file, or not a ranking.
     """
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
             if "identity" not in (rows.fieldnames or []):
                 raise UserError(
                     f"{path} is not the output of `d2r-fast rank-identities`: it has no column identity"
                 )
-            return [row["identity"] for row in rows]
+            names = [row["identity"] for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read the ranking {path}: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"cannot read the ranking {path}: {reason}") from None
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice or not names:
+        found = f"names {twice[0]!r} more than once" if twice else "names no identity"
+        raise UserError(f"ranking {path} {found}: make it again with `d2r-fast rank-identities`")
+    return names

@@ -39,6 +39,7 @@ class Normalisation:
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
+_STATE = onnxruntime.capi.onnxruntime_pybind11_state
 INSIGHTFACE = Normalisation("rgb", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 PIXELS = Normalisation("rgb", (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))
 
@@ -80,10 +81,12 @@ class Recogniser:
         inputs, outputs = session.get_inputs(), session.get_outputs()
         image = inputs[0].shape if len(inputs) == 1 else []
         fixed = len(image) == 4 and image[1] == 3 and all(isinstance(side, int) for side in image[2:])
+        fixed = fixed and image[0] != 0 and min(image[2:]) > 0 and inputs[0].type == "tensor(float)"
         if not fixed or len(outputs[0].shape) != 2 or not isinstance(outputs[0].shape[1], int):
+            taken = [(i.type, i.shape) for i in inputs]
             raise UserError(
-                f"{path} is not a recogniser: it takes {[i.shape for i in inputs]} and gives {outputs[0].shape}, "
-                "wanted is one (N,3,H,W) input and (N,D) embeddings"
+                f"{path} is not a recogniser: it takes {taken} and gives {outputs[0].shape}, "
+                "wanted is one float32 (N,3,H,W) input and (N,D) embeddings"
             )
         return cls(path, session, _read_rule(path), batch_size)
 
@@ -108,7 +111,7 @@ class Recogniser:
             filled = np.concatenate([chunk, np.zeros((batch - len(chunk), *chunk.shape[1:]), np.uint8)])
             try:
                 (out,) = self._session.run([self._output], {self._input: self._rule(filled)})
-            except onnxruntime.capi.onnxruntime_pybind11_state.Fail as error:
+            except (_STATE.Fail, _STATE.RuntimeException, _STATE.InvalidArgument) as error:
                 raise RunError(
                     f"recogniser {self.path} failed on {batch} crops: {_first_line(error)}"
                 ) from None
@@ -125,8 +128,11 @@ def _read_rule(path: Path) -> Normalisation:
         rule = Normalisation(values["channels"], _triple(values["mean"]), _triple(values["std"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(_SIDECAR.format(path=sidecar, why=f"{type(error).__name__}: {error}")) from None
-    if rule.channels not in ("rgb", "bgr") or min(rule.std) <= 0:
-        raise UserError(_SIDECAR.format(path=sidecar, why=f"channels {rule.channels!r}, std {rule.std}"))
+    numbers = np.array([rule.mean, rule.std])
+    if rule.channels not in ("rgb", "bgr") or not np.isfinite(numbers).all() or numbers[1].min() < 1e-6:
+        raise UserError(
+            _SIDECAR.format(path=sidecar, why=f"channels {rule.channels!r}, mean {rule.mean}, std {rule.std}")
+        )
     return rule
 
 

@@ -18,8 +18,9 @@ from markupsafe import Markup
 from d2r_fast.engine.config import Recipe
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.figures import cosine_chart, drift_chart, t_chart
-from d2r_fast.engine.files import write_atomic
+from d2r_fast.engine.files import check_out, write_atomic
 from d2r_fast.engine.gallery import Exhibit, exhibits, render_picture
+from d2r_fast.engine.marker import CARD, DOCUMENT, EVENTS, LOCK, SUCCESS, read_document, shard_number
 from d2r_fast.engine.models.card import RANDOM_LICENCE
 from d2r_fast.engine.summary import MAX_PROTOTYPES, Log, Summary, summarise
 
@@ -53,11 +54,19 @@ def write_report(dataset: Path, *, out: Path | None = None, num_exhibits: int = 
         RunError: a finished shard's files are damaged, or the disk is full.
     """
     page = dataset / PAGE if out is None else out
+    read_document(dataset)
+    check_out(page)
+    if _is_own(dataset, page):
+        raise UserError(f"out {page} is a file of the dataset: give --out another file name")
     summary = summarise(dataset)
-    if page.is_dir() or not page.parent.is_dir():
-        raise UserError(f"{page} is a folder or lies in none: give --out a file name in a folder that exists")
     write_atomic(page, render_page(summary, num_exhibits=num_exhibits).encode())
     return page
+
+
+def _is_own(dataset: Path, page: Path) -> bool:
+    """Whether `page` has the name and place of a file that the dataset consists of."""
+    own = page.name in (DOCUMENT, EVENTS, CARD, SUCCESS, LOCK) or shard_number(page.name) is not None
+    return own and page.parent.samefile(dataset)
 
 
 def render_page(summary: Summary, *, num_exhibits: int) -> str:

@@ -85,6 +85,8 @@ class Clock:
     def __call__(self, stage: str) -> Iterator[None]:
         started_s = time.perf_counter()
         yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # else a stage's work is charged to the next that waits for it
         self.stage_s[stage] = self.stage_s.get(stage, 0.0) + time.perf_counter() - started_s
 
     def rounded(self) -> dict[str, float]:
@@ -218,15 +220,17 @@ def keep(
         return []
     landmarks = torch.from_numpy(np.stack([found[place].landmarks[0] for place in accepted]))
     crops = align(images[accepted], landmarks, size=112).cpu().numpy()
-    unit = normalise(stages.embedder.recogniser(crops))
+    embeddings, usable = stages.embedder.embed(list(crops))
+    unit = normalise(np.where(usable[:, None], embeddings, 0))
     rows = []
-    for place, crop, embedding in zip(accepted, crops, unit, strict=True):
+    for place, crop, embedding, known in zip(accepted, crops, unit, usable, strict=True):
         job, faces = batch[place], found[place]
         person = people[job.label]
         row = replace(
             describe(job, person), status="written", score=float(faces.scores[0]), box=faces.boxes[0].tolist(),
-            landmarks=faces.landmarks[0].reshape(-1).tolist(), cos_prototype=float(embedding @ person.prototype),
-            cos_latent=float(embedding @ person.latents[job.latent]),
+            landmarks=faces.landmarks[0].reshape(-1).tolist(),
+            cos_prototype=float(embedding @ person.prototype) if known else None,
+            cos_latent=float(embedding @ person.latents[job.latent]) if known else None,
         )  # fmt: skip
         content.rows.append(row)
         content.images[job.key] = encode(crop, stages.recipe.image_format, stages.recipe.jpeg_quality)

@@ -11,7 +11,7 @@ over 100 of 110,000 identities reads 101 folders, which counts on a network file
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -190,7 +190,7 @@ def _scan_root(root: Path) -> tuple[list[str], bool]:
     folders: list[str] = []
     has_images = False
     for entry in _entries(root):
-        if entry.is_dir():
+        if _holds(entry.is_dir):
             folders.append(_checked(entry))
         else:
             has_images = has_images or _is_image(entry.name)
@@ -202,7 +202,7 @@ def _scan_identity(folder: str) -> tuple[str, ...]:
     names = [
         intern(_checked(entry))
         for entry in _entries(Path(folder))
-        if _is_image(entry.name) and (entry.is_file() or entry.is_symlink())
+        if _is_image(entry.name) and (entry.is_symlink() or _holds(entry.is_file))
     ]
     return tuple(sorted(names, key=natural_key))
 
@@ -217,6 +217,14 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise UserError(f"source {folder} is a file: {LAYOUT}") from None
     except OSError as error:
         raise UserError(f"source {folder} cannot be read ({error.strerror}): {LAYOUT}") from None
+
+
+def _holds(question: Callable[[], bool]) -> bool:
+    """The entry's answer; no where it cannot be had, as of a link that leads to itself."""
+    try:
+        return question()
+    except OSError:
+        return False
 
 
 def _checked(entry: os.DirEntry[str]) -> str:
@@ -237,6 +245,6 @@ def _no_images(root: Path, names: list[str]) -> str:
     """What to say where no identity folder holds an image; most often the folder one level up was given."""
     for name in names:
         for entry in _entries(root / name):
-            if entry.is_dir():
+            if _holds(entry.is_dir):
                 return f"source {root} holds folders of folders: did you mean {root / name}? ({LAYOUT})"
     return f"source {root} holds {len(names)} identity folders and not one image: {LAYOUT}"

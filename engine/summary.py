@@ -6,10 +6,10 @@ that are finished count.
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +17,17 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from d2r_fast.engine.dataset import read_events
-from d2r_fast.engine.errors import RunError
+from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.histogram import Histogram
-from d2r_fast.engine.marker import ShardFiles, document_digest, read_document, read_marker
+from d2r_fast.engine.marker import (
+    DOCUMENT,
+    EVENTS,
+    Format,
+    ShardFiles,
+    document_digest,
+    read_document,
+    read_marker,
+)
 
 MAX_PROTOTYPES = 4000
 """Prototypes compared with each other at most: 8 million pairs."""
@@ -28,6 +36,21 @@ MAX_REASONS = 200
 OTHER_REASONS = "other reasons"
 NUM_EXAMPLES, EXAMPLES_PER_KIND = 8, 3
 NUM_PAIRS = 4
+_LAST_TIME = 253_402_300_800.0
+"""Year 10000 in Unix time, where dates end."""
+_MOST_IMAGES = 2**53
+_COUNT, _NUMBER = (int,), (int, float)
+_FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
+    "plan": dict.fromkeys(
+        ("num_identities", "images_per_identity", "wanted", "identities_per_shard", "num_shards"), _COUNT
+    ),
+    "recipe": {"sampler": (str,), "steps": _COUNT, "guidance": _NUMBER, "alpha": _NUMBER,
+               "attempts": _COUNT, "image_format": (str,)},
+    "source": {"name": (str,), "num_identities": _COUNT, "fingerprint": (str,)},
+    "versions": {"d2r-fast": (str,)},
+    "models": {},
+}  # fmt: skip
+"""What a report reads of a document, and its types."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +124,13 @@ def summarise(folder: Path) -> Summary:
     """Read all there is of the dataset in `folder`.
 
     Raises:
-        UserError: it is no dataset of d2r-fast.
+        UserError: it is no dataset of d2r-fast, or its document is damaged.
         RunError: a table of a finished shard is damaged.
     """
     document = read_document(folder)
+    fault = document_fault(document)
+    if fault is not None:
+        raise UserError(f"{folder / DOCUMENT} is damaged ({fault}): put the original back")
     summary = Summary(folder, document, finished_shards(folder, document))
     chosen = _spread(int(document["plan"]["num_identities"]), MAX_PROTOTYPES)
     prototypes: list[NDArray[np.float32]] = []
@@ -117,6 +143,36 @@ def summarise(folder: Path) -> Summary:
     _compare(summary, prototypes, names)
     summary.log = read_log(folder)
     return summary
+
+
+def document_fault(document: Mapping[str, Any]) -> str | None:
+    """What of a document's fields a report cannot do with; None where they are all there."""
+    for section, wanted in _FIELDS.items():
+        given = document.get(section)
+        if not isinstance(given, dict):
+            return f"no {section}"
+        for name, types in wanted.items():
+            if not _fits(given.get(name), types):
+                return f"no usable {section}.{name}"
+    for network, entry in document["models"].items():
+        if not isinstance(entry, dict) or not all(
+            isinstance(entry.get(key), str) for key in ("file", "sha256", "licence")
+        ):
+            return f"no usable models.{network}"
+    if document.get("format") not in get_args(Format) or not isinstance(document.get("licences"), list):
+        return "no usable format or licences"
+    return _plan_fault(document["plan"])
+
+
+def _fits(value: Any, types: tuple[type, ...]) -> bool:
+    return type(value) in types and (types == (str,) or 0 <= value < _MOST_IMAGES)
+
+
+def _plan_fault(plan: Mapping[str, int]) -> str | None:
+    size = plan["identities_per_shard"]
+    if size < 1 or plan["num_shards"] != -(-plan["num_identities"] // size):
+        return "its plan has another number of shards than its identities need"
+    return None
 
 
 def finished_shards(folder: Path, document: dict[str, Any]) -> list[int]:
@@ -136,8 +192,8 @@ def read_batches(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
     try:
         for batch in pq.ParquetFile(path).iter_batches(batch_size=8192, columns=columns, use_threads=False):
             yield {name: batch.column(name) for name in columns}
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except (pa.ArrowException, OSError, KeyError) as error:
+        reason = (str(error).splitlines() or ["unreadable"])[0]
         raise RunError(f"{path} is damaged ({reason}): see `d2r-fast verify {path.parent}`") from error
 
 
@@ -198,23 +254,43 @@ def _count_identities(
                 names.append((identity, sources[0] if sources else ""))
 
 
-def _problem(path: Path, line: str) -> dict[str, str]:
-    try:
-        problem = json.loads(line)
-    except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}): see `d2r-fast verify {path.parent}`") from error
-    assert isinstance(problem, dict)
+def _problem(line: str) -> dict[str, str]:
+    """A line of an errors file. Raises ValueError where it is something else."""
+    problem = json.loads(line)
+    fields = ("stage", "identity", "key", "error", "reason")
+    if not isinstance(problem, dict) or not all(is_text(problem.get(name)) for name in fields):
+        raise ValueError("a line is no problem's")
     return problem
 
 
+def _problems(path: Path) -> Iterator[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                yield _problem(line)
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} is damaged ({error}): see `d2r-fast verify {path.parent}`") from error
+
+
+def is_text(value: Any) -> bool:
+    """Whether it is a string that can be written to a page and be a path."""
+    return isinstance(value, str) and "\0" not in value and _is_encodable(value)
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _count_problems(summary: Summary, path: Path) -> None:
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            problem = _problem(path, line)
-            key = (problem["stage"], problem["error"], problem["reason"])
-            if summary.problems[key] < EXAMPLES_PER_KIND and len(summary.examples) < NUM_EXAMPLES:
-                summary.examples.append(problem)
-            _tally(summary.problems, key, ("", "", OTHER_REASONS))
+    for problem in _problems(path):
+        key = (problem["stage"], problem["error"], problem["reason"])
+        if summary.problems[key] < EXAMPLES_PER_KIND and len(summary.examples) < NUM_EXAMPLES:
+            summary.examples.append(problem)
+        _tally(summary.problems, key, ("", "", OTHER_REASONS))
 
 
 def _compare(summary: Summary, prototypes: list[NDArray[np.float32]], names: list[tuple[str, str]]) -> None:
@@ -237,9 +313,13 @@ def _compare(summary: Summary, prototypes: list[NDArray[np.float32]], names: lis
 
 
 def read_log(folder: Path) -> Log:
-    """All runs together; a run lasts from its start to the last event before the next start."""
+    """All runs together; a run lasts from its start to the last event before the next start.
+
+    Raises:
+        RunError: the log is there and cannot be read.
+    """
     log, begun = Log(), None
-    for event in read_events(folder):
+    for event in _events(folder):
         now = float(event["time"])
         if event["event"] == "start":
             log.num_runs += 1
@@ -251,7 +331,35 @@ def read_log(folder: Path) -> Log:
             log.wall_s += max(0.0, now - begun)
         begun = log.ended = now
         if event["event"] == "shard":
-            log.num_images += int(event["images"])
+            log.num_images += event["images"]
             for stage, seconds in event["stage_s"].items():
                 log.stage_s[stage] = log.stage_s.get(stage, 0.0) + float(seconds)
     return log
+
+
+def _events(folder: Path) -> Iterator[dict[str, Any]]:
+    """The log's events that have all their fields; damaged ones are passed over."""
+    try:
+        yield from filter(_is_event, read_events(folder))
+    except OSError as error:
+        raise RunError(f"{folder / EVENTS} cannot be read ({error.strerror}): move it away") from error
+
+
+def _is_event(event: Any) -> bool:
+    if not isinstance(event, dict) or not is_text(event.get("event")) or not _is_span(event.get("time")):
+        return False
+    if event["event"] == "start":
+        return is_text(event.get("source")) and is_text(event.get("device"))
+    return event["event"] != "shard" or _has_times(event)
+
+
+def _has_times(event: Mapping[str, Any]) -> bool:
+    images, stage_s = event.get("images"), event.get("stage_s")
+    if type(images) is not int or not 0 <= images < _MOST_IMAGES or not isinstance(stage_s, dict):
+        return False
+    return all(is_text(stage) and _is_span(seconds) for stage, seconds in stage_s.items())
+
+
+def _is_span(value: Any) -> bool:
+    """Whether it is a number of seconds: a Unix time that is a date, or a duration."""
+    return type(value) in _NUMBER and 0 <= value < _LAST_TIME  # NaN is not

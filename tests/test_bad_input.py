@@ -300,3 +300,46 @@ def test_a_ranking_of_another_source_is_refused(generate: Cli, tmp_path: Path) -
     (tmp_path / "r.csv").write_text("rank,identity\n0,0\n1,nobody\n")
     status, line = generate("--ranking", tmp_path / "r.csv")
     assert (status, "nobody" in line) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rank,identity\n", "names no identity"),
+        ("rank,identity\n0,1\n1,0\n2,1\n", "names '1' more than once"),
+    ],
+)
+def test_empty_and_repeating_rankings_are_refused(
+    generate: Cli, tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "r.csv").write_text(text)
+    status, line = generate("--ranking", tmp_path / "r.csv")
+    assert (status, message in line) == (2, True)
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--steps", "1000"), ("--sampler", "lcm", "--guidance", "1", "--steps", "51")],
+    ids=["dpm", "lcm"],
+)
+def test_settings_that_cannot_run_do_not_bind_the_folder(
+    generate: Cli, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    status, line = generate(*flags)
+    assert (status, "steps" in line) == (2, True)
+    assert not (tmp_path / "out" / "dataset.json").exists()
+    assert generate("--identities", "1")[0] == 0
+
+
+def test_an_offset_of_another_recogniser_is_refused(
+    cli: Cli, generate: Cli, renders: Path, mini_models: Path, tmp_path: Path
+) -> None:
+    offset, other = (
+        tmp_path / "o.safetensors",
+        constant_recogniser(tmp_path / "r.onnx", np.linspace(-1, 1, 64)),
+    )
+    flags = ("--models", mini_models, "--out", offset, "--samples", "4", "--recogniser", other)
+    assert cli("offset", renders, renders, *flags)[0] == 0
+    status, line = generate("--clip-offset", offset)
+    assert (status, "another recogniser" in line) == (2, True)

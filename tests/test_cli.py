@@ -93,6 +93,7 @@ def test_paper_preset_is_digi2real_20k() -> None:
         5,
     )
     assert (recipe.alpha, recipe.sampler, recipe.steps, recipe.guidance) == (2.0, "dpm++2m", 25, 3.0)
+    assert recipe.attempts == 1
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.files import (
     Written,
+    check_out,
     check_space,
     disk_errors,
     open_atomic,
@@ -129,6 +130,10 @@ def test_full_disk(tmp_path: Path) -> None:
         (errno.EFBIG, RunError, "the file size limit is reached"),
         (errno.EACCES, UserError, "Permission denied"),
         (errno.EROFS, UserError, "Read-only file system"),
+        (errno.ENOENT, UserError, "here cannot be written: its folder does not exist"),
+        (errno.EISDIR, UserError, "here cannot be written: it is a folder"),
+        (errno.ENAMETOOLONG, UserError, "here cannot be written: its name is too long"),
+        (errno.ELOOP, UserError, "here cannot be written: its links lead in a circle"),
         (errno.EIO, OSError, "Input/output error"),
     ],
 )
@@ -167,3 +172,74 @@ def test_hashing_file_is_write_only(tmp_path: Path) -> None:
         assert file.tell() == 3
         with pytest.raises(io.UnsupportedOperation):
             file.read()
+
+
+def test_errors_about_other_files_pass(tmp_path: Path) -> None:
+    """A file that the block reads and that is gone is not the output's fault."""
+    with pytest.raises(FileNotFoundError), open_atomic(tmp_path / "a"):
+        (tmp_path / "elsewhere" / "render.png").read_bytes()
+    assert names_in(tmp_path) == []
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    """A folder of everything that an output may run into."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("absent/a", "its folder does not exist"),
+        ("file/a", "file is no folder"),
+        ("folder", "it is a folder"),
+        (255 * "n", "its name is too long"),
+        ("loop/a", "its links lead in a circle"),
+    ],
+)
+def test_no_place_for_a_file_is_one_line(odd: Path, name: str, message: str) -> None:
+    before = names_in(odd)
+    with pytest.raises(UserError, match=message) as error:
+        write_atomic(odd / name, b"data")
+    assert str(odd / name) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert names_in(odd) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("folder", "is a folder"),
+        ("folder/..", "has no file name"),
+        ("pipe", "is no regular file"),
+        ("absent/a", "lies in no folder"),
+        ("file/a", "lies in no folder"),
+        ("loop", "cannot be written"),
+        ("loop/a", "cannot be written"),
+        (300 * "n", "cannot be written"),
+        ("file", "is one of the files to read"),
+        ("link", "is one of the files to read"),
+        ("folder/../file", "is one of the files to read"),
+    ],
+)
+def test_out_that_would_do_harm_is_refused(odd: Path, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        check_out(odd / name, inputs=[odd / "gone", odd / "file"])
+    assert str(odd / name) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["", ".", "..", "/"])
+def test_out_needs_a_file_name(path: str) -> None:
+    with pytest.raises(UserError, match="has no file name"):
+        check_out(Path(path))
+
+
+@pytest.mark.parametrize("name", ["new", "file", "link", "folder/new"])
+def test_out_may_be_new_or_a_regular_file(odd: Path, name: str) -> None:
+    check_out(odd / name, inputs=[odd / "folder", odd / "gone"])

@@ -394,7 +394,7 @@ def test_lcm_refuses_guidance_and_more_steps_than_it_has(models: Path) -> None:
             r"cross_attention_dim 32, but the encoder has hidden_size 64",
         ),
         ("arc2face", {"time_cond_proj_dim": 16}, r"time_cond_proj_dim is 16, a UNet that needs more inputs"),
-        ("arc2face", {"sample_size": None}, r"no sample_size"),
+        ("arc2face", {"sample_size": None}, r"sample_size is None"),
     ],
 )
 def test_refuses_networks_that_do_not_fit_together(

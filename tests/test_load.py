@@ -13,7 +13,9 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
+from d2r_fast.engine.backend import open_networks
 from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.models.card import read_card
 from d2r_fast.engine.models.load import (
     encoder_file,
     load_decoder,
@@ -242,6 +244,110 @@ def test_a_small_vocabulary_is_refused(models: Path) -> None:
         load_text_model(models, device="cpu")
 
 
+def test_tensors_of_whole_numbers_are_one_line(models: Path) -> None:
+    change_tensors(UNET, lambda t: t.update({"conv_in.bias": torch.ones(32, dtype=torch.int64)}))(models)
+    with pytest.raises(UserError, match=r"conv_in.bias is of int64, expected floating"):
+        load_unet(models, **FP32)
+
+
+@pytest.mark.parametrize(
+    ("file", "settings"),
+    [("arc2face", {"sample_size": value}) for value in (0, -1, "x", 16.5, [16], [16, "x"], True, {}, None)]
+    + [("arc2face", {"norm_num_groups": 0}), ("arc2face", {"in_channels": -4})]
+    + [("arc2face", {"norm_eps": None}), ("arc2face", {"in_channels": 10**30})]
+    + [("vae", {"scaling_factor": value}) for value in (None, "x", -0.2, 0, float("nan"), [1])]
+    + [("encoder", {"id_embedding_dim": value}) for value in ("64", None, 0, 64.0, 65)]
+    + [("encoder", {"layer_norm_eps": value}) for value in (None, "x", -1)]
+    + [("encoder", {"hidden_size": "x"}), ("encoder", {"num_attention_heads": 3})]
+    + [("encoder", {"attn_implementation": "flash_attention_2"})]
+    + [("encoder", {"_attn_implementation": "someone/kernel"})],
+)
+def test_a_wrong_setting_is_one_line(models: Path, file: str, settings: dict[str, Any]) -> None:
+    change_config(f"{file}/config.json", **settings)(models)
+    with pytest.raises(UserError) as caught:
+        open_all(models)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value)
+
+
+def open_all(models: Path) -> Any:
+    return open_networks("torch", models, **FP32, batch_size=1, sampler="dpm++2m")
+
+
+def test_a_vae_without_its_factor_has_that_of_stable_diffusion_1(models: Path) -> None:
+    config = json.loads((models / "vae/config.json").read_text())
+    config.pop("scaling_factor", None)
+    (models / "vae/config.json").write_text(json.dumps(config))
+    assert open_all(models).scaling_factor == 0.18215
+
+
+def test_latents_may_be_oblong(models: Path) -> None:
+    change_config("arc2face/config.json", sample_size=[8, 16])(models)
+    assert open_all(models).latent_shape == (4, 8, 16)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"num_train_timesteps": value} for value in (-5, 0, "x", 1000.5, None, 10**12, True)),
+        *({"beta_start": value} for value in (-1, 0, 1, "x", None, float("nan"))),
+        *({"beta_end": value} for value in (-1, 2, [0.1])),
+        *({"beta_schedule": value} for value in ("x", None, ["linear"])),
+        *({"trained_betas": value} for value in ("x", [], [0.1, 2], 3)),
+        *({"_class_name": value} for value in ("UNet2DConditionModel", 3, None)),
+        {"steps_offset": "x"},
+        {"timestep_spacing": "wide"},
+    ],
+)
+def test_a_wrong_scheduler_setting_is_one_line(models: Path, settings: dict[str, Any]) -> None:
+    change_config("scheduler/scheduler_config.json", **settings)(models)
+    with pytest.raises(UserError, match=f"scheduler_config.json: {next(iter(settings))} is ") as caught:
+        load_scheduler_config(models)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["beta_end", "beta_schedule", "beta_start", "num_train_timesteps"])
+def test_a_scheduler_that_lacks_a_setting_is_one_line(models: Path, name: str) -> None:
+    file = models / "scheduler/scheduler_config.json"
+    config = json.loads(file.read_text())
+    del config[name]
+    file.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"lacks {name}: give the scheduler_config.json of Stable"):
+        open_all(models)
+
+
+def test_a_card_that_is_a_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "models.json").mkdir()
+    with pytest.raises(UserError, match=r"models\.json cannot be read \(Is a directory\)"):
+        read_card(tmp_path)
+
+
+def test_a_card_that_may_not_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UserError, match=r"models\.json cannot be read \(Permission denied\)"):
+        read_card(tmp_path)
+
+
+def refuse(path: Path) -> Any:
+    raise PermissionError(13, "Permission denied", str(path))
+
+
+def test_weights_that_may_not_be_read_are_one_line(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("d2r_fast.engine.models.load.load_file", refuse)
+    with pytest.raises(UserError, match="Permission denied"):
+        load_unet(models, **FP32)
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(UserError, match=r"model\.safetensors cannot be read \(Permission denied\)"):
+        load_unet(models, **FP32)
+
+
+def test_a_folder_in_place_of_weights_is_one_line(models: Path) -> None:
+    (models / UNET).unlink()
+    (models / UNET).mkdir()
+    with pytest.raises(UserError, match="has no arc2face"):
+        load_unet(models, **FP32)
+
+
 class Harmful:
     """Runs code when unpickled, if one lets it."""
 
@@ -249,7 +355,9 @@ class Harmful:
         return (Path.touch, (Path("harm"),))
 
 
-@pytest.mark.parametrize("content", [Harmful(), {"weight": Harmful()}, [torch.ones(1)], {"weight": 3}])
+@pytest.mark.parametrize(
+    "content", [Harmful(), {"weight": Harmful()}, [torch.ones(1)], {"weight": 3}, {3: torch.ones(1)}]
+)
 def test_a_pickle_of_anything_but_tensors_is_refused(
     tmp_path: Path, content: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -179,6 +179,52 @@ def test_a_config_of_no_network(folder: Path) -> None:
     assert "describes no UNet2DConditionModel" in blamed(check_models(folder))[UNET]
 
 
+@pytest.mark.parametrize(
+    ("config", "file", "settings"),
+    [("arc2face", UNET, {"norm_num_groups": value}) for value in (0, -1, "x")]
+    + [("arc2face", UNET, {"sample_size": value}) for value in (0, "x", [16], None)]
+    + [("arc2face", UNET, {"in_channels": -4}), ("arc2face", UNET, {"_class_name": "UNet3D"})]
+    + [("encoder", ENCODER, {"num_attention_heads": value}) for value in (3, 0)]
+    + [("encoder", ENCODER, {"hidden_size": value}) for value in ("x", None)]
+    + [("encoder", ENCODER, {"id_embedding_dim": value}) for value in ("64", None, 0)]
+    + [("encoder", ENCODER, {"max_position_embeddings": "x"}), ("encoder", ENCODER, {"vocab_size": None})]
+    + [("encoder", ENCODER, {"attn_implementation": "flash_attention_2"})]
+    + [("vae", VAE, {"scaling_factor": value}) for value in (None, "x", -1)],
+)
+def test_settings_that_no_network_has(folder: Path, config: str, file: str, settings: dict[str, Any]) -> None:
+    edit_config(folder, f"{config}/config.json", **settings)
+    report = check_models(folder)
+    assert "its config describes no " in blamed(report)[file]
+    assert "\n" not in row(report, file).note
+
+
+def test_a_unet_without_its_sample_size(folder: Path) -> None:
+    config = json.loads((folder / "arc2face/config.json").read_bytes())
+    del config["sample_size"]
+    rewrite(folder / "arc2face/config.json", json.dumps(config).encode())
+    assert "lacks sample_size" in blamed(check_models(folder))[UNET]
+
+
+def test_tensors_of_whole_numbers(folder: Path) -> None:
+    edit_tensors(folder, UNET, lambda t: t.update({"conv_in.bias": t["conv_in.bias"].long()}))
+    assert blamed(check_models(folder)) == {UNET: "damaged: tensor not floating point: conv_in.bias"}
+
+
+def test_a_file_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    for reader in ("sha256_file", "read_json", "read_tensors", "read_graph"):
+        monkeypatch.setattr(f"d2r_fast.engine.models.check.{reader}", refuse)
+    report = check_models(folder)
+    assert set(blamed(report)) == {UNET, ENCODER, VAE, RECOGNISER, DETECTOR, SCHEDULER, *CONFIGS}
+    assert set(blamed(report).values()) == {"damaged: cannot be read (Permission denied)"}
+    assert "cannot be read" in render(report)
+    monkeypatch.setattr("d2r_fast.engine.models.check.Path.is_file", refuse)
+    with pytest.raises(UserError, match="cannot be read"):
+        check_models(folder)
+
+
 def test_the_unets_context_is_the_encoders_width(folder: Path) -> None:
     edit_config(folder, "arc2face/config.json", cross_attention_dim=32)
     reason = blamed(check_models(folder))[UNET]
@@ -216,6 +262,15 @@ def test_a_scheduler_that_cannot_serve(folder: Path) -> None:
     assert "predicts epsilon" in blamed(check_models(folder))[SCHEDULER]
     rewrite(folder / SCHEDULER, b'{"beta_start": 0.1}')
     assert "lacks beta_end, beta_schedule, num_train_timesteps" in blamed(check_models(folder))[SCHEDULER]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"num_train_timesteps": -5}, {"beta_start": -1}, {"beta_schedule": "x"}, {"_class_name": "VAE"}],
+)
+def test_a_scheduler_with_a_wrong_setting(folder: Path, settings: dict[str, Any]) -> None:
+    edit_config(folder, SCHEDULER, **settings)
+    assert f"{next(iter(settings))} is " in blamed(check_models(folder))[SCHEDULER]
 
 
 def graph(num_outputs: int, input_shape: list[Any]) -> bytes:
@@ -299,6 +354,8 @@ def test_a_cut_checkpoint_and_one_of_something_else(folder: Path) -> None:
     assert blamed(check_models(folder))[CHECKPOINT].startswith("damaged: ")
     torch.save([torch.zeros(1)], folder / CHECKPOINT)
     assert blamed(check_models(folder)) == {CHECKPOINT: "damaged: not a table of named tensors"}
+    torch.save({3: torch.zeros(1)}, folder / CHECKPOINT)
+    assert blamed(check_models(folder)) == {CHECKPOINT: "damaged: not a table of named tensors"}
 
 
 def test_older_names_of_the_vaes_attention(folder: Path) -> None:
@@ -335,6 +392,12 @@ def test_a_card_that_is_none(folder: Path, data: bytes) -> None:
     with pytest.raises(UserError, match=r"models\.json") as caught:
         check_models(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_card_that_is_a_folder(folder: Path) -> None:
+    (folder / "models.json").mkdir()
+    with pytest.raises(UserError, match=r"models\.json cannot be read \(Is a directory\)"):
+        check_models(folder)
 
 
 def test_no_such_folder(tmp_path: Path) -> None:

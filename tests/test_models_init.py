@@ -187,14 +187,26 @@ def test_every_tensor_has_its_own_stream() -> None:
 def test_describes_the_files_of_a_run(models: Path, tmp_path: Path) -> None:
     networks, kind = describe_files(models, recogniser=None, detector="mtcnn", sampler="dpm++2m")
     assert kind == "random"
-    assert networks.keys() == {"unet", "encoder", "vae", "scheduler", "recogniser", "pnet", "rnet", "onet"}
+    common = {
+        "unet",
+        "encoder",
+        "vae",
+        "scheduler",
+        "recogniser",
+        "unet config",
+        "encoder config",
+        "vae config",
+    }
+    assert networks.keys() == common | {"pnet", "rnet", "onet"}
+    assert networks["vae config"]["sha256"] == sha256_file(models / "vae" / "config.json")
     file = "arc2face/diffusion_pytorch_model.safetensors"
     assert networks["unet"] == {"file": file, "sha256": sha256_file(models / file), "licence": RANDOM_LICENCE}
     assert networks["onet"]["file"] == "mtcnn/assets/weights/onet.lz4"
     own = tmp_path / "own.onnx"
     own.write_bytes(b"own")
+    own.with_suffix(".json").write_text("{}")
     networks, _ = describe_files(models, recogniser=own, detector="scrfd", sampler="lcm")
-    assert networks.keys() == {"unet", "encoder", "vae", "scheduler", "recogniser", "detector", "lcm-lora"}
+    assert networks.keys() == common | {"detector", "lcm-lora", "recogniser sidecar"}
     assert networks["recogniser"]["file"] == "own.onnx"
     with pytest.raises(UserError, match=r"none.onnx is missing"):
         describe_files(models, recogniser=tmp_path / "none.onnx", detector="scrfd", sampler="lcm")

@@ -74,7 +74,9 @@ def test_it_says_where_it_comes_from(renders: Path, others: Path, mini_models: P
     with safetensors.safe_open(tmp_path / "o.safetensors", framework="pt") as file:
         provenance = json.loads(file.metadata()["d2r_fast"])
     assert (provenance["num_real"], provenance["num_rendered"], provenance["seed"]) == (5, 5, 3)
-    assert read_offset(tmp_path / "o.safetensors", models=mini_models).shape == (77, 64)
+    recogniser = Recogniser.load(mini_models / "antelopev2" / "arcface.onnx")
+    offset = read_offset(tmp_path / "o.safetensors", models=mini_models, recogniser=recogniser)
+    assert offset.shape == (77, 64)
 
 
 def test_samples_are_of_distinct_identities_while_they_last(renders: Path) -> None:

@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from d2r_fast.engine import report, summary
+from d2r_fast.engine import source as sources
 from d2r_fast.engine.config import Recipe
+from d2r_fast.engine.demo import run_demo
+from d2r_fast.engine.embedding_file import ROWS_PER_GROUP, EmbeddingWriter, read_embeddings, schema
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.gallery import exhibits
 from d2r_fast.engine.histogram import Histogram
+from d2r_fast.engine.marker import document_digest, read_marker
 from d2r_fast.engine.models.card import RANDOM_LICENCE
 from d2r_fast.engine.report import write_report
 from d2r_fast.engine.rows import IdentityRow, ImageRow, Problem
@@ -484,3 +489,200 @@ def test_histogram_agrees_with_numpy() -> None:
         assert histogram.quantile(share) == pytest.approx(np.quantile(values, share), abs=0.04)
     assert np.isnan(Histogram(0, 1, 4).mean)
     assert np.isnan(Histogram(0, 1, 4).quantile(0.5))
+
+
+def one_line(caught: pytest.ExceptionInfo[Exception], *parts: str) -> None:
+    assert "\n" not in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [None, 5, "text", []])
+@pytest.mark.parametrize("key", ["recipe", "models", "versions", "source", "plan", "format", "licences"])
+def test_document_without_a_section(tmp_path: Path, renders: Path, key: str, value: Any) -> None:
+    if (key, value) == ("licences", []):
+        pytest.skip("no licence is a list as well")
+    document = fake_document(renders, 1, 1, 1)
+    for damaged in ({k: v for k, v in document.items() if k != key}, document | {key: value}):
+        (tmp_path / "dataset.json").write_text(json.dumps(damaged))
+        with pytest.raises(UserError, match=r"dataset\.json is damaged") as caught:
+            write_report(tmp_path)
+        one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("plan", "num_shards", 10**9),
+        ("plan", "num_shards", "1"),
+        ("plan", "identities_per_shard", 0),
+        ("plan", "wanted", -1),
+        ("plan", "wanted", True),
+        ("recipe", "alpha", "2"),
+        ("recipe", "image_format", None),
+        ("versions", "d2r-fast", None),
+        ("source", "fingerprint", 5),
+        ("models", "unet", "x.safetensors"),
+        ("models", "unet", {"file": "x"}),
+    ],
+)
+def test_document_with_a_bad_field(
+    tmp_path: Path, renders: Path, section: str, field: str, value: Any
+) -> None:
+    document = fake_document(renders, 1, 1, 1)
+    document[section][field] = value
+    (tmp_path / "dataset.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match=r"dataset\.json is damaged") as caught:
+        write_report(tmp_path)
+    one_line(caught)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", '"\\ud800"', "[" * 100_000])
+def test_document_of_impossible_values(tmp_path: Path, number: str) -> None:
+    (tmp_path / "dataset.json").write_text(f'{{"plan": {{}}, "x": {number}}}')
+    with pytest.raises(UserError, match="is damaged") as caught:
+        write_report(tmp_path)
+    one_line(caught)
+
+
+def test_document_that_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").mkdir()
+    with pytest.raises(UserError, match=r"dataset\.json cannot be read") as caught:
+        write_report(tmp_path)
+    one_line(caught)
+
+
+@pytest.mark.parametrize("name", ["00000_stats.json", "00000.tar", "00000.parquet"])
+def test_shard_with_a_folder_or_loop_for_a_file_is_not_finished(
+    tmp_path: Path, renders: Path, name: str
+) -> None:
+    document = fake_dataset(tmp_path / "set", renders, names=NAMES)
+    for spoil in (lambda path: path.mkdir(), lambda path: path.symlink_to(path.name)):
+        path = tmp_path / "set" / name
+        path.rmdir() if path.is_dir() else path.unlink()
+        spoil(path)
+        with pytest.raises(ValueError, match=name):
+            read_marker(tmp_path / "set", 0, format="webdataset", dataset=document_digest(document))
+        assert summarise(tmp_path / "set").shards == [1, 2]
+
+
+GOOD_SHARD = {"event": "shard", "time": 20.0, "images": 10, "stage_s": {"vae": 1.0}}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        5, None, [], "start", {}, {"event": "start"}, {"time": 5.0},
+        {"event": "start", "time": 5.0, "source": None, "device": "cpu"},
+        {"event": "start", "time": 5.0, "source": "a\0b", "device": "cpu"},
+        {"event": [], "time": 5.0}, {"event": "end", "time": float("nan")}, {"event": "end", "time": 1e300},
+        {"event": "end", "time": "now"}, {"event": "end", "time": -1e9}, {"event": "end", "time": True},
+        GOOD_SHARD | {"images": "10"}, GOOD_SHARD | {"images": 10**400}, GOOD_SHARD | {"stage_s": [1]},
+        GOOD_SHARD | {"stage_s": {"vae": None}}, GOOD_SHARD | {"stage_s": {"vae": float("nan")}},
+    ],
+)  # fmt: skip
+def test_damaged_events_are_passed_over(tmp_path: Path, renders: Path, event: Any) -> None:
+    fake_dataset(tmp_path / "set", renders, names=NAMES)
+    events = [{"event": "start", "time": 10.0, "source": "/away", "device": "cpu"}, event, GOOD_SHARD]
+    (tmp_path / "set" / "events.jsonl").write_text("".join(json.dumps(each) + "\n" for each in events))
+    log = summarise(tmp_path / "set").log
+    assert (log.num_runs, log.num_images, log.wall_s, log.stage_s) == (1, 10, 10.0, {"vae": 1.0})
+    write_report(tmp_path / "set")
+
+
+def test_log_that_is_a_folder(tmp_path: Path, renders: Path) -> None:
+    fake_dataset(tmp_path / "set", renders, names=NAMES)
+    (tmp_path / "set" / "events.jsonl").unlink()
+    (tmp_path / "set" / "events.jsonl").mkdir()
+    with pytest.raises(RunError, match=r"events\.jsonl cannot be read") as caught:
+        write_report(tmp_path / "set")
+    one_line(caught)
+
+
+@pytest.mark.parametrize("line", [b"5", b"{}", b'{"stage": 1}', b"\xff"])
+def test_damaged_problem_is_named(tmp_path: Path, renders: Path, line: bytes) -> None:
+    fake_dataset(tmp_path / "set", renders, names=NAMES, num_images=8)
+    path = tmp_path / "set" / "00001_errors.jsonl"
+    path.write_bytes(line.ljust(path.stat().st_size - 1) + b"\n")
+    with pytest.raises(RunError, match=r"00001_errors\.jsonl is damaged") as caught:
+        write_report(tmp_path / "set")
+    one_line(caught)
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "events.jsonl", "README.md", "00000.tar", "00009.parquet"])
+def test_page_does_not_replace_a_file_of_the_dataset(made: Path, name: str) -> None:
+    before = (made / "dataset.json").read_bytes()
+    with pytest.raises(UserError, match="is a file of the dataset") as caught:
+        write_report(made, out=made / name)
+    one_line(caught)
+    assert (made / "dataset.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "loop", "loop/below", 300 * "n", "full"])
+def test_demo_needs_a_folder_of_its_own(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "other").write_text("mine")
+    with pytest.raises(UserError) as caught:
+        run_demo(tmp_path / name)
+    one_line(caught, name)
+
+
+def embedding_table(path: Path, identity: Any, embedding: Any) -> Path:
+    pq.write_table(pa.table({"identity": identity, "embedding": embedding}), path)
+    return path
+
+
+VECTORS = pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float32(), 2))
+
+
+@pytest.mark.parametrize(
+    ("identity", "embedding", "message"),
+    [
+        (["a", "b"], ["x", "y"], "column embedding is string"),
+        (["a", "b"], [[1.0], [2.0, 3.0]], "column embedding is list"),
+        (
+            ["a", "b"],
+            pa.array([["x"], ["y"]], pa.list_(pa.string(), 1)),
+            "column embedding is fixed_size_list",
+        ),
+        (["a", "b"], pa.array([[1.0], None], pa.list_(pa.float32(), 1)), "rows without a value"),
+        (["a", "b"], pa.array([[1.0], [None]], pa.list_(pa.float32(), 1)), "rows without a value"),
+        (["a", "b"], pa.array([[1.0], [np.nan]], pa.list_(pa.float32(), 1)), "identity b is not finite"),
+        (["a", None], VECTORS, "column identity has rows without a value"),
+        ([1, 2], VECTORS, "column identity is int64"),
+    ],
+)
+def test_embeddings_of_another_kind(tmp_path: Path, identity: Any, embedding: Any, message: str) -> None:
+    path = embedding_table(tmp_path / "e.parquet", identity, embedding)
+    with pytest.raises(UserError, match=message) as caught:
+        list(read_embeddings(path))
+    one_line(caught, str(path))
+
+
+def test_embeddings_that_are_damaged_or_a_folder(tmp_path: Path) -> None:
+    path = embedding_table(tmp_path / "e.parquet", ["a", "b"], VECTORS)
+    data = path.read_bytes()
+    path.write_bytes(b"PAR1" + b"?" * 60 + data[64:])
+    for given in (path, tmp_path, tmp_path / "absent"):
+        with pytest.raises(UserError, match="cannot read embeddings") as caught:
+            list(read_embeddings(given))
+        one_line(caught, str(given))
+
+
+def test_embeddings_are_written_in_large_groups(tmp_path: Path) -> None:
+    rows = np.arange(2 * (ROWS_PER_GROUP + 500), dtype=np.float32).reshape(-1, 2)
+    images = [sources.Image(str(index), "0.png", tmp_path) for index in range(len(rows))]
+    with pq.ParquetWriter(tmp_path / "e.parquet", schema(2)) as file:
+        writer = EmbeddingWriter(file)
+        for start in range(0, len(rows), 64):
+            batch = rows[start : start + 64].copy()
+            writer.add(images[start : start + 64], batch)
+            batch[:] = 0
+        writer.flush()
+    assert writer.num_rows == len(rows)
+    assert pq.ParquetFile(tmp_path / "e.parquet").num_row_groups == 2
+    names, found = zip(*read_embeddings(tmp_path / "e.parquet"), strict=True)
+    np.testing.assert_array_equal(np.concatenate(found), rows)
+    assert [name for chunk in names for name in chunk] == [image.identity for image in images]

@@ -217,3 +217,24 @@ def test_a_whole_digiface_is_listed_in_time(tmp_path: Path) -> None:
     assert source.num_images == 1_220_000
     assert took_s < 30
     assert grown < 1.5 * 1024**2
+
+
+def test_links_to_themselves(tmp_path: Path) -> None:
+    """An image that links to itself fails when it is read, a folder that does is no identity."""
+    make(tmp_path, "1/0.png")
+    (tmp_path / "1" / "x.png").symlink_to("x.png")
+    (tmp_path / "2").symlink_to("2")
+    source = open_source(tmp_path)
+    assert listing(source) == {"1": ["0.png", "x.png"]}
+    with pytest.raises(OSError, match="symbolic links"):
+        source.read(source.identities[0].images[1])
+
+
+@pytest.mark.parametrize("given", ["loop", "only"])
+def test_nothing_but_links_to_themselves(tmp_path: Path, given: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "only" / "1").mkdir(parents=True)
+    (tmp_path / "only" / "1" / "deep").symlink_to("deep")
+    with pytest.raises(UserError, match=r"cannot be read|not one image") as error:
+        open_source(tmp_path / given)
+    assert "\n" not in str(error.value)

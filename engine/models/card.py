@@ -27,7 +27,11 @@ def read_card(models: Path) -> dict[str, Any] | None:
         card: Any = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): make it a file that you may read, or make the folder again"
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}): delete it, or make the folder again") from None
     if not _is_card(card):
         raise UserError(f"{path} is not a model folder's card: delete it, or make the folder again")

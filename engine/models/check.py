@@ -53,8 +53,17 @@ def check_models(folder: Path) -> Report:
     """Read a model folder's headers and hash its files.
 
     Raises:
-        UserError: no such folder, or a models.json that is none.
+        UserError: no such folder, one that may not be looked into, or a models.json that is none.
     """
+    try:
+        return _check(folder)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder} cannot be read ({error.strerror}): give a folder you may read"
+        ) from None
+
+
+def _check(folder: Path) -> Report:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: make one with `d2r-fast models pull` or `models init`")
     card, found = read_card(folder), Found()
@@ -82,9 +91,16 @@ def _files(part: Part, folder: Path) -> list[str]:
     return ([part.config] if part.config else []) + chosen
 
 
-def _hash(folder: Path, files: list[str]) -> dict[str, str]:
+def _hash(folder: Path, files: list[str]) -> dict[str, str | None]:
     with ThreadPoolExecutor(HASHING_THREADS) as threads:
-        return dict(zip(files, threads.map(sha256_file, (folder / file for file in files)), strict=True))
+        return dict(zip(files, threads.map(_digest, (folder / file for file in files)), strict=True))
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return sha256_file(path)
+    except OSError:
+        return None  # its row says that it cannot be read
 
 
 def _read(
@@ -101,12 +117,14 @@ def _read(
                 found.tensors[part] = read_tensors(folder / file)
         except DamagedError as error:
             yield file, str(error)
+        except OSError as error:
+            yield file, f"cannot be read ({error.strerror or error})"
 
 
-def _changed(digests: dict[str, str], card: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+def _changed(digests: dict[str, str | None], card: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
     listed = card["files"] if card else {}
     for file, digest in digests.items():
-        if file in listed and listed[file]["sha256"] != digest:
+        if digest is not None and file in listed and listed[file]["sha256"] != digest:
             yield file, "not the bytes that models.json lists"
 
 
@@ -114,7 +132,7 @@ def _row(
     folder: Path,
     part: Part,
     file: str,
-    sha256: str,
+    sha256: str | None,
     found: Found,
     problems: list[str],
     card: dict[str, Any] | None,

@@ -21,10 +21,11 @@ class DamagedError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Tensors:
-    """Name -> shape, and the dtypes that occur."""
+    """Name -> shape, the dtypes that occur, and the names of what is not floating point."""
 
     shapes: dict[str, tuple[int, ...]]
     dtypes: tuple[str, ...]
+    not_floating: tuple[str, ...] = ()
 
     @property
     def num_values(self) -> int:
@@ -44,7 +45,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises DamagedError."""
     try:
         document = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedError(f"not JSON: {error}") from None
     if not isinstance(document, dict):
         raise DamagedError(f"not a JSON object but a {type(document).__name__}")
@@ -67,10 +68,11 @@ def _read_safetensors(path: Path) -> Tensors:
         with safe_open(path, "pt") as file:
             views = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
             shapes = {name: tuple(view.get_shape()) for name, view in views.items()}
-            dtypes = {str(view.get_dtype()) for view in views.values()}
+            dtypes = {name: str(view.get_dtype()) for name, view in views.items()}
     except SafetensorError as error:
         raise DamagedError(f"truncated, or not a safetensors file: {error}") from None
-    return Tensors(shapes, tuple(sorted(dtypes)))
+    others = tuple(name for name, dtype in dtypes.items() if not dtype.startswith(("F", "BF")))
+    return Tensors(shapes, tuple(sorted(set(dtypes.values()))), others)
 
 
 def _read_checkpoint(path: Path) -> Tensors:
@@ -84,13 +86,19 @@ def _read_checkpoint(path: Path) -> Tensors:
         raise DamagedError(
             "not loadable as weights only: it holds other objects, or is no checkpoint"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise DamagedError(f"truncated, or not a PyTorch checkpoint: {str(error).splitlines()[0]}") from None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    except (
+        AssertionError, AttributeError, EOFError, LookupError, RuntimeError, TypeError, ValueError
+    ) as error:  # fmt: skip
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise DamagedError(f"truncated, or not a PyTorch checkpoint: {reason}") from None
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise DamagedError("not a table of named tensors")
-    shapes = {str(name): tuple(value.shape) for name, value in state.items()}
     return Tensors(
-        shapes, tuple(sorted({str(value.dtype).removeprefix("torch.") for value in state.values()}))
+        {name: tuple(value.shape) for name, value in state.items()},
+        tuple(sorted({str(value.dtype).removeprefix("torch.") for value in state.values()})),
+        tuple(name for name, value in state.items() if not value.is_floating_point()),
     )
 
 

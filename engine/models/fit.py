@@ -10,7 +10,13 @@ from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.models.contents import Graph, Tensors
 from d2r_fast.engine.models.layout import DETECTOR, ENCODER, LORA, RECOGNISER, SCHEDULER, UNET, VAE, Part
 from d2r_fast.engine.models.lora import merge_lora
-from d2r_fast.engine.models.skeleton import current_name, skeleton, tensor_shapes
+from d2r_fast.engine.models.skeleton import (
+    BAD_CONFIG,
+    current_name,
+    scheduler_problems,
+    skeleton,
+    tensor_shapes,
+)
 from d2r_fast.engine.quiet import quiet_libraries
 
 ID_EMBEDDING_DIM = 512  # where the encoder's config does not say, as in the released one
@@ -18,9 +24,7 @@ NUM_TOKENS = 77
 VOCABULARY = 49408
 CROP = (3, 112, 112)
 NUM_DETECTOR_OUTPUTS = 9
-SCHEDULER_KEYS = ("beta_end", "beta_schedule", "beta_start", "num_train_timesteps")
 IGNORED = ("text_model.embeddings.position_ids",)  # a buffer that older transformers saved
-BUILD_ERRORS = (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError)
 
 
 @dataclass(slots=True)
@@ -49,23 +53,23 @@ def misfits(part: Part, found: Found) -> list[str]:
     if part is LORA:
         return _lora(found)
     config = found.configs[part]
-    return _tensors(part, config, found.tensors[part]) + _between(part, config, found)
-
-
-def _scheduler(config: dict[str, Any]) -> list[str]:
-    missing = [key for key in SCHEDULER_KEYS if key not in config]
-    kind = config.get("prediction_type", "epsilon")
-    return [f"lacks {', '.join(missing)}"] * bool(missing) + [
-        f"prediction_type {kind}, Arc2Face's UNet predicts epsilon"
-    ] * (kind != "epsilon")
-
-
-def _tensors(part: Part, config: dict[str, Any], tensors: Tensors) -> list[str]:
     try:
         with quiet_libraries():
             wanted = tensor_shapes(part, skeleton(part, config))
-    except BUILD_ERRORS as error:
-        return [f"its config describes no {part.model_class}: {str(error).partition(chr(10))[0]}"]
+    except BAD_CONFIG as error:
+        reason = str(error.__cause__ or error).partition("\n")[0]
+        return [f"its config describes no {part.model_class}: {reason}"]
+    return _tensors(part, wanted, found.tensors[part]) + _between(part, config, found)
+
+
+def _scheduler(config: dict[str, Any]) -> list[str]:
+    kind = config.get("prediction_type", "epsilon")
+    return scheduler_problems(config) + [f"prediction_type {kind}, Arc2Face's UNet predicts epsilon"] * (
+        kind != "epsilon"
+    )
+
+
+def _tensors(part: Part, wanted: dict[str, tuple[int, ...]], tensors: Tensors) -> list[str]:
     given = {current_name(part, name): shape for name, shape in tensors.shapes.items() if name not in IGNORED}
     differing = [
         f"{name} is {given[name]} and its config asks for {shape}"
@@ -76,6 +80,7 @@ def _tensors(part: Part, config: dict[str, Any], tensors: Tensors) -> list[str]:
         _counted("tensor missing", [name for name in wanted if name not in given])
         + _counted("tensor unexpected", [name for name in given if name not in wanted])
         + _counted("tensor misshapen", differing)
+        + _counted("tensor not floating point", [n for n in tensors.not_floating if n not in IGNORED])
     )
 
 
@@ -90,6 +95,8 @@ def _between(part: Part, config: dict[str, Any], found: Found) -> list[str]:
         width, context = found.configs.get(ENCODER, {}).get("hidden_size"), config.get("cross_attention_dim")
         if width is not None and width != context:
             return [f"cross_attention_dim {context}, the encoder gives {width}"]
+        if config.get("sample_size") is None:
+            return ["lacks sample_size, the side of the latents that the UNet was trained on"]
     if part is VAE:
         latents, channels = config.get("latent_channels"), unet.get("in_channels")
         if channels is not None and latents != channels:
@@ -118,7 +125,8 @@ def _recogniser(graph: Graph, found: Found) -> list[str]:
         return []
     taken = found.configs[ENCODER].get("id_embedding_dim", ID_EMBEDDING_DIM)
     width = graph.outputs[0][1]
-    return [f"gives {width} values, the encoder takes {taken}"] * (width != taken)
+    known = isinstance(taken, int)  # else the encoder's own row says that its config is no good
+    return [f"gives {width} values, the encoder takes {taken}"] * (known and width != taken)
 
 
 def _detector(graph: Graph) -> list[str]:
@@ -144,7 +152,7 @@ def _lora(found: Found) -> list[str]:
             merge_lora(skeleton(UNET, found.configs[UNET]), stand_ins, file)
     except UserError as error:
         return [str(error).removeprefix(f"{file}: ")]
-    except BUILD_ERRORS:
+    except BAD_CONFIG:
         return []  # the UNet's own row says that its config is no good
     return []
 
@@ -166,7 +174,10 @@ def summarise(part: Part, found: Found) -> str:
     facts = [f"{key} {config[key]}" for key in keys.get(part, ()) if key in config]
     if part is LORA:
         downs = [shape for name, shape in tensors.shapes.items() if name.endswith("lora_down.weight")]
-        facts = [f"{len(downs)} layers", f"rank {'/'.join(map(str, sorted({shape[0] for shape in downs})))}"]
+        facts = [
+            f"{len(downs)} layers",
+            f"rank {'/'.join(map(str, sorted({shape[0] for shape in downs if shape})))}",
+        ]
     return ", ".join([*facts, "/".join(tensors.dtypes)])
 
 

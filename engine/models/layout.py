@@ -166,7 +166,18 @@ def describe_files(
         if not recogniser.is_file():
             raise UserError(f"{recogniser} is missing: give --recogniser an ONNX file")
         listed[RECOGNISER.name] = (recogniser.name, recogniser, "unknown: given by --recogniser")
-    if detector == "mtcnn":
+    for part in (UNET, ENCODER, VAE):  # scaling, heads and epsilons change images as weights do
+        assert part.config is not None
+        listed[f"{part.name} config"] = (
+            part.config,
+            _existing(models, part.config),
+            licence_of(part.config, card),
+        )
+    sidecar = listed[RECOGNISER.name][1].with_suffix(".json")
+    if sidecar.is_file():
+        licence = "none needed: how pixels are normalised"
+        listed[f"{RECOGNISER.name} sidecar"] = (sidecar.name, sidecar, licence)
+    if detector != "scrfd":  # with a template too: sources that are not aligned go through MTCNN
         listed |= {Path(file).stem: (file, _package_file(file), MTCNN_LICENCE) for file in MTCNN_FILES}
     with ThreadPoolExecutor(HASHING_THREADS) as threads:
         digests = dict(
@@ -177,6 +188,12 @@ def describe_files(
         for name, (file, _, licence) in sorted(listed.items())
     }
     return networks, "unlisted" if card is None else str(card["kind"])
+
+
+def _existing(models: Path, file: str) -> Path:
+    if not (models / file).is_file():
+        raise UserError(f"{models} has no {file}: see what is missing with `d2r-fast models check {models}`")
+    return models / file
 
 
 def _own_file(models: Path, part: Part) -> str:

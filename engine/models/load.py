@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -21,14 +20,14 @@ from d2r_fast.engine.condition import NUM_TOKENS, PROMPT, Conditioner
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.models.layout import ENCODER, LORA, SCHEDULER, UNET, VAE, Part
 from d2r_fast.engine.models.lora import merge_lora
-from d2r_fast.engine.models.skeleton import PREFIX, current_name, skeleton
+from d2r_fast.engine.models.skeleton import BAD_CONFIG, PREFIX, current_name, scheduler_problems, skeleton
 from d2r_fast.engine.quiet import quiet_libraries
 
 Tensors = dict[str, torch.Tensor]
-# What the libraries raise for a config that they cannot use; they do not agree on one type.
-_BAD_CONFIG = (
-    AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError, ZeroDivisionError,
-    StrictDataclassError,
+# What they raise for a file that is none; PyTorch's unpickler runs on whatever the bytes say.
+_BAD_WEIGHTS = (
+    AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError,
+    SafetensorError, pickle.UnpicklingError,
 )  # fmt: skip
 _GET_ONE = "give a folder from `d2r-fast models pull` or `models init`"
 
@@ -81,8 +80,19 @@ def load_conditioner(models: Path, *, device: str, batch_size: int) -> Condition
 
 
 def load_scheduler_config(models: Path) -> dict[str, Any]:
-    """The scheduler's JSON, as it is written."""
-    return read_config(config_file(models, SCHEDULER))
+    """The scheduler's JSON, as it is written.
+
+    Raises:
+        UserError: no such file, something else in it, or a setting that no scheduler can have.
+    """
+    file = config_file(models, SCHEDULER)
+    config = read_config(file)
+    problems = scheduler_problems(config)
+    if problems:
+        raise UserError(
+            f"{file}: {'; '.join(problems)}: give the scheduler_config.json of Stable Diffusion 1.5"
+        )
+    return config
 
 
 def encoder_file(models: Path) -> Path:
@@ -99,9 +109,12 @@ def weight_file(models: Path, part: Part) -> Path:
     """Where this part's weights lie.
 
     Raises:
-        UserError: the folder has none.
+        UserError: the folder has none, or may not be looked into.
     """
-    file = part.find_weights(models)
+    try:
+        file = part.find_weights(models)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): {_GET_ONE}") from None
     if file is None:
         need = f"{part.optional_for} needs" if part.optional_for else "a model folder has"
         raise UserError(f"{models} has no {' or '.join(part.weights)}, which {need}: {_GET_ONE}")
@@ -118,7 +131,7 @@ def read_config(file: Path) -> dict[str, Any]:
         config = json.loads(file.read_bytes())
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}): {_GET_ONE}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not JSON ({error}): fetch it again") from None
     if not isinstance(config, dict):
         raise UserError(f"{file} holds a {type(config).__name__}, not a JSON object: fetch it again")
@@ -135,11 +148,11 @@ def read_tensors(file: Path) -> Tensors:
         if file.suffix == ".safetensors":
             return load_file(file)
         tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+    except _BAD_WEIGHTS as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"{file} is damaged or not a weight file ({reason}): fetch it again") from None
     if not isinstance(tensors, dict) or not all(
-        isinstance(value, torch.Tensor) for value in tensors.values()
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tensors.items()
     ):
         raise UserError(f"{file} is not a table of tensors: fetch it again")
     return tensors
@@ -171,7 +184,7 @@ def _build(part: Part, file: Path) -> nn.Module:
     try:
         with quiet_libraries():
             return skeleton(part, config)
-    except _BAD_CONFIG as error:
+    except BAD_CONFIG as error:
         reason = str(error.__cause__ or error).partition("\n")[0]
         raise UserError(
             f"{file} does not describe a {part.model_class} ({reason}): fetch it again"
@@ -199,6 +212,9 @@ def _fill(network: nn.Module, tensors: Tensors, file: Path, *, device: str, dtyp
                 f"{file}: tensor {name} is {tuple(tensors[name].shape)}, "
                 f"config.json asks for {tuple(value.shape)}"
             )
+        if not tensors[name].is_floating_point():
+            kind = str(tensors[name].dtype).removeprefix("torch.")
+            raise UserError(f"{file}: tensor {name} is of {kind}, expected floating point: fetch it again")
     ready = {name: tensors[name].to(device=device, dtype=dtype) for name in wanted}
     network.load_state_dict(ready, assign=True)
     network.eval().requires_grad_(False)
