@@ -20,7 +20,7 @@ from d2r_fast.engine.detect import Detector, load_detector
 from d2r_fast.engine.device import find_device
 from d2r_fast.engine.embedding_file import EmbeddingWriter
 from d2r_fast.engine.errors import UserError
-from d2r_fast.engine.files import write_atomic
+from d2r_fast.engine.files import check_out, write_atomic
 from d2r_fast.engine.marker import dump_line
 from d2r_fast.engine.recogniser import Recogniser
 from d2r_fast.engine.rows import Problem, as_dict
@@ -104,8 +104,9 @@ def embed_source(
     batch_size: int, device: str, recogniser_device: str,
 ) -> int:  # fmt: skip
     """The `embed` command: every image of a folder into one parquet file; what cannot be is listed beside it."""
-    if not out.parent.is_dir():
-        raise UserError(f"{out.parent} is not a folder: make it, or give another --out")
+    check_out(out)
+    unusable = out.with_name(out.name + ".errors.jsonl")
+    check_out(unusable)
     images = open_images(source)
     embedder = load_embedder(
         models, recogniser=recogniser, alignment=source_alignment, detector=detector,
@@ -124,12 +125,8 @@ def embed_source(
             raise UserError(
                 f"none of the {len(problems)} images in {source} can be embedded: {problems[0].reason}"
             )
-    write_atomic(
-        out.with_name(out.name + ".errors.jsonl"), b"".join(dump_line(as_dict(found)) for found in problems)
-    )
-    say(
-        f"embedded {writer.num_rows} images into {out}, {len(problems)} unusable (listed in {out}.errors.jsonl)"
-    )
+    write_atomic(unusable, b"".join(dump_line(as_dict(found)) for found in problems))
+    say(f"embedded {writer.num_rows} images into {out}, {len(problems)} unusable (listed in {unusable})")
     return 0
 
 

@@ -23,7 +23,7 @@ from d2r_fast.engine.console import Meter, say
 from d2r_fast.engine.device import find_device
 from d2r_fast.engine.embed import Embedder, embed_images, load_embedder
 from d2r_fast.engine.errors import UserError
-from d2r_fast.engine.files import sha256_file, write_atomic
+from d2r_fast.engine.files import check_out, sha256_file, write_atomic
 from d2r_fast.engine.plan import choose, normalise
 from d2r_fast.engine.recogniser import Recogniser
 from d2r_fast.engine.source import Image, Source, open_images
@@ -40,8 +40,7 @@ def make_offset(
     """The `offset` command: writes the offset (77, C) float32 and where it comes from."""
     from d2r_fast.engine.models.load import encoder_file, load_conditioner
 
-    if not out.parent.is_dir():
-        raise UserError(f"{out.parent} is not a folder: make it, or give another --out")
+    check_out(out)
     place = find_device(device)
     embedder = load_embedder(
         models, recogniser=recogniser, alignment="auto", detector=detector, device=place,

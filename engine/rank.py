@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from d2r_fast.engine.embedding_file import read_embeddings
 from d2r_fast.engine.errors import UserError
-from d2r_fast.engine.files import write_atomic
+from d2r_fast.engine.files import check_out, write_atomic
 
 TILE = 4096  # 64 MiB of cosines at a time
 
@@ -26,6 +26,7 @@ def rank_identities(embeddings: Path, *, out: Path) -> int:
     Raises:
         UserError: unusable embeddings, fewer than two identities, an identity whose embeddings cancel out.
     """
+    check_out(out, inputs=[embeddings])
     names, prototypes = mean_prototypes(embeddings)
     if len(names) < 2:
         raise UserError(f"{embeddings} holds {len(names)} identities: ranking compares at least 2")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import resource
 import shutil
 import signal
@@ -343,3 +344,26 @@ def test_an_offset_of_another_recogniser_is_refused(
     assert cli("offset", renders, renders, *flags)[0] == 0
     status, line = generate("--clip-offset", offset)
     assert (status, "another recogniser" in line) == (2, True)
+
+
+@pytest.mark.parametrize("target", ["folder", "none/file", "fifo", "."])
+def test_an_output_that_cannot_be_is_refused_before_the_work(
+    cli: Cli, renders: Path, mini_models: Path, tmp_path: Path, target: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    out = Path(target) if target == "." else tmp_path / target
+    for arguments in (
+        ("embed", renders, "--models", mini_models),
+        ("offset", renders, renders, "--models", mini_models),
+        ("rank-identities", tmp_path / "e.parquet"),
+    ):
+        status, line = cli(*arguments, "--out", out)
+        assert status == 2
+        assert "e.parquet" not in line
+
+
+def test_an_output_that_is_the_input_is_refused(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "e.parquet").write_text("precious")
+    assert cli("rank-identities", tmp_path / "e.parquet", "--out", tmp_path / "e.parquet")[0] == 2
+    assert (tmp_path / "e.parquet").read_text() == "precious"
