@@ -69,8 +69,6 @@ def open_torch(
     vae = load_decoder(models, device=device, dtype=dtype)
     unet = load_unet(models, device=device, dtype=dtype, lora=sampler == "lcm")
     _check_fit(models, unet.config, vae.config, width=conditioner.width)
-    if device == "cpu":
-        _decode_alike_in_every_slot(vae)
 
     def predict_noise(latents: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         out = unet(latents.to(dtype), timesteps, encoder_hidden_states=context.to(dtype), return_dict=False)
@@ -112,16 +110,3 @@ def _check_fit(models: Path, unet: Any, vae: Any, *, width: int) -> None:
             )
     if unet.sample_size is None:
         raise UserError(f"{file}: no sample_size, the side of the latents that the UNet was trained on")
-
-
-def _decode_alike_in_every_slot(vae: Any) -> None:
-    """Makes a sample's decoded bits independent of its place in the batch on the CPU.
-
-    The mid-block attention returns its tokens transposed, which PyTorch takes for channels-last, and so are
-    all activations after it. Channels-last GroupNorm splits N x H x W evenly over the threads, so a sample
-    that two threads share is summed in another order than one that a single thread has (seen with 3 samples
-    on 2 threads). Contiguous GroupNorm sums each sample and group within one thread.
-    """
-    for attention in vae.decoder.mid_block.attentions:
-        if attention is not None:
-            attention.register_forward_hook(lambda module, inputs, output: output.contiguous())
