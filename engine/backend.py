@@ -9,7 +9,7 @@ import torch
 
 from d2r_fast.engine.condition import Conditioner
 from d2r_fast.engine.config import Sampler
-from d2r_fast.engine.denoise import UNet
+from d2r_fast.engine.scheduler import UNet
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.models.layout import UNET
 from d2r_fast.engine.models.load import (

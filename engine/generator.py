@@ -7,8 +7,10 @@ Example:
 
 import functools
 import math
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,27 +19,26 @@ from numpy.typing import NDArray
 from d2r_fast.engine.backend import Networks, open_networks
 from d2r_fast.engine.batch import fixed_batches
 from d2r_fast.engine.config import Backend, DType, Sampler
-from d2r_fast.engine.denoise import denoise
 from d2r_fast.engine.device import find_device, find_dtype
 from d2r_fast.engine.errors import RunError, UserError
-from d2r_fast.engine.schedule import Schedule, make_schedule
+from d2r_fast.engine.schedule import ALWAYS, Schedule, guided_steps, make_schedule
+from d2r_fast.engine.scheduler import Drawing, Finished, Noise, Scheduler
 from d2r_fast.engine.vae import Decoded, decode_latents
 from d2r_fast.kernels.noise import identity_key, normal
 
 Array = torch.Tensor | NDArray[np.floating]
-Noise = Callable[[int], torch.Tensor]
+BatchNoise = Callable[[int], torch.Tensor]
 """k -> N(0, 1) noise (N, 4, h, w) float32: the initial latents for k = 0, what LCM adds after step k else."""
 
 
 class Arc2FaceGenerator:
     """Arc2Face with fixed batch shapes.
 
-    An image is a function of its embedding, its noise and the settings. On the CPU networks see one image at
-    a time, so that neither its neighbours, its place among them nor `batch_size` change a bit of it: in a
-    batch, libraries share the work out over threads without regard to where a sample begins, and from 3
-    threads on its last bits depend on its place. On CUDA networks see batches of exactly `batch_size`, a
-    smaller rest padded. Another number of threads, another batch size on CUDA or another device make
-    libraries sum in another order, which moves single pixels by a level.
+    An image is a function of its embedding, its noise and the settings. On the CPU a network sees one image at
+    a time, each on a thread of its own, so that neither its neighbours, its place among them, `batch_size` nor
+    the number of threads change a bit of it. On CUDA networks see batches of one fixed size, a rest padded;
+    another batch size or another device makes libraries sum in another order, which moves single pixels by a
+    level.
 
     Attributes:
         device: "cpu" or "cuda:N".
@@ -128,7 +129,7 @@ class Arc2FaceGenerator:
         guidance_scale: float = 3.0,
         clip_offset: Array | None = None,
         seed: int = 0,
-        noise: Noise | None = None,
+        noise: BatchNoise | None = None,
     ) -> NDArray[np.uint8]:
         """One image of each embedding.
 
@@ -191,8 +192,15 @@ class Arc2FaceGenerator:
             )
         return added
 
-    @torch.inference_mode()
-    def denoise(self, context: torch.Tensor, noise: Noise, *, steps: int, guidance: float) -> torch.Tensor:
+    def denoise(
+        self,
+        context: torch.Tensor,
+        noise: BatchNoise,
+        *,
+        steps: int,
+        guidance: float,
+        interval: tuple[float, float] = ALWAYS,
+    ) -> torch.Tensor:
         """Runs the sampler.
 
         Args:
@@ -200,25 +208,58 @@ class Arc2FaceGenerator:
             noise: the noise of all N samples, asked once for each k that the sampler needs.
             steps: UNet evaluations.
             guidance: the guidance scale.
+            interval: the part of the steps with guidance, as `guided_steps` takes it.
 
         Returns:
             (N, 4, h, w) float32 clean latents, on the device.
         """
-        schedule = self._schedule(steps)
-        self._check_guidance(guidance)
         drawn = functools.cache(noise)
+        waiting = deque(
+            self.drawing(place, row, steps=steps, guidance=guidance, interval=interval)
+            for place, row in enumerate(context)
+        )
+        if not waiting:
+            return drawn(0).to(self.device)
+        clean: list[torch.Tensor] = [torch.empty(0)] * len(waiting)
+        scheduler = self.scheduler(
+            lambda wanted: torch.stack([drawn(k)[drawing.name] for drawing, k in wanted]),
+            latent_shape=tuple(drawn(0).shape[1:]),
+        )
+        while waiting or scheduler.busy:
+            while waiting and scheduler.hungry:
+                scheduler.add(waiting.popleft())
+            for event in scheduler.step():
+                assert isinstance(event, Finished), "nothing here is probed"
+                clean[event.drawing.name] = event.latents
+        return torch.stack(clean)
 
-        def run(rows: torch.Tensor) -> torch.Tensor:
-            def draw(k: int) -> torch.Tensor:
-                return drawn(k)[rows].to(self.device)
+    def drawing(
+        self,
+        name: Any,
+        context: torch.Tensor,
+        *,
+        steps: int,
+        guidance: float,
+        interval: tuple[float, float] = ALWAYS,
+        probe: int | None = None,
+    ) -> Drawing:
+        """One image for the scheduler: its conditioning (77, C), its steps and where guidance is on.
 
-            return denoise(
-                self._networks.unet, context[rows.to(self.device)], self.unconditional, draw(0), schedule,
-                guidance=guidance, renoise=draw,
-            )  # fmt: skip
+        Raises:
+            UserError: settings that cannot be used.
+        """
+        self._check_guidance(guidance)
+        return Drawing(
+            name=name, context=context, schedule=self._schedule(steps), guidance=guidance,
+            guided=guided_steps(steps, guidance, interval), probe=probe,
+        )  # fmt: skip
 
-        batches = [run(rows)[:kept] for rows, kept in fixed_batches(len(context), self._batch_size)]
-        return torch.cat(batches) if batches else drawn(0).to(self.device)
+    def scheduler(self, noise: Noise, latent_shape: tuple[int, ...] | None = None) -> Scheduler:
+        """A scheduler over this UNet, for images of the default size or another."""
+        return Scheduler(
+            self._networks.unet, self.unconditional, noise,
+            latent_shape=latent_shape or self.latent_shape, batch_rows=self._batch_size,
+        )  # fmt: skip
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> Decoded:
@@ -236,8 +277,7 @@ class Arc2FaceGenerator:
 
     def _schedule(self, steps: int) -> Schedule:
         if steps not in self._schedules:
-            schedule = make_schedule(self._networks.scheduler_config, self._sampler, steps)
-            self._schedules[steps] = schedule.to(self.device)
+            self._schedules[steps] = make_schedule(self._networks.scheduler_config, self._sampler, steps)
         return self._schedules[steps]
 
     def _check_guidance(self, guidance: float) -> None:

@@ -8,7 +8,7 @@ from d2r_fast.engine.errors import UserError
 
 
 def open_session(path: Path, *, device: str) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on `cpu`, `cuda` or `cuda:N`.
+    """An onnxruntime session on `cpu`, where a run has one thread, `cuda` or `cuda:N`.
 
     Raises:
         UserError: no such file, not an ONNX graph, or a provider that this onnxruntime does not have.
@@ -19,6 +19,7 @@ def open_session(path: Path, *, device: str) -> onnxruntime.InferenceSession:
         )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
     provider = _provider(device)
     try:
         session = onnxruntime.InferenceSession(path, options, providers=[provider])

@@ -6,12 +6,14 @@ a stop goes on where it was.
 """
 
 import importlib.metadata
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import d2r_fast
+from d2r_fast.engine.clock import Clock
 from d2r_fast.engine.config import GenerateConfig, Recipe
 from d2r_fast.engine.console import Meter, say
 from d2r_fast.engine.dataset import Dataset
@@ -20,17 +22,25 @@ from d2r_fast.engine.device import device_name, find_device
 from d2r_fast.engine.embed import load_embedder
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.files import sha256_file
+from d2r_fast.engine.finish import Finisher
+from d2r_fast.engine.flow import Flow, Members, Stages
 from d2r_fast.engine.generator import Arc2FaceGenerator
 from d2r_fast.engine.models.layout import describe_files
 from d2r_fast.engine.offset import read_offset
+from d2r_fast.engine.person import Host
 from d2r_fast.engine.rank import read_ranking
 from d2r_fast.engine.rows import ImageRow
-from d2r_fast.engine.shard import Clock, Stages, make_shard
+from d2r_fast.engine.shard import Shard
 from d2r_fast.engine.source import FolderSource, Identity, fingerprint, open_source
+from d2r_fast.engine.step_counts import read_steps
 from d2r_fast.engine.write import check_names, write_shard
 
 RECOGNISER_BATCH = 8
 """Crops embedded at once: an identity has 5 renders, and what a batch lacks is filled up."""
+FINISH_BATCH = 8
+"""Images decoded and looked at together: enough for a GPU, and soon done where a signal waits for them."""
+WRITES_WAITING = 2
+"""Finished shards that may wait for the disk before the run waits for it."""
 PACKAGES = (
     "torch",
     "numpy",
@@ -104,7 +114,7 @@ def select(source: FolderSource, config: GenerateConfig) -> list[Identity]:
 def describe(config: GenerateConfig, source: FolderSource, members: list[Identity]) -> dict[str, Any]:
     """The dataset's identity, as dataset.json holds it: a run that goes on must come to the same document."""
     recipe = {name: getattr(config, name) for name in Recipe.model_fields}
-    for name in ("ranking", "clip_offset"):
+    for name in ("ranking", "clip_offset", "identity_steps"):
         recipe[name] = digest(recipe[name]) if recipe[name] else None
     models, kind = describe_files(
         config.models, recogniser=config.recogniser, detector=config.detector, sampler=config.sampler
@@ -171,27 +181,33 @@ def open_stages(
     )
     if offset is not None:
         offset = offset * config.clip_offset_scale
-    generator.check(steps=config.steps, guidance=config.guidance, offset=offset)
+    steps = (
+        read_steps(config.identity_steps, {identity.name for identity in source.identities})
+        if config.identity_steps
+        else {}
+    )
+    for count in {config.steps, *steps.values()}:
+        generator.check(steps=count, guidance=config.guidance, offset=offset)
     detector = load_detector(
         config.detector, models_dir=config.models, device=device, min_face_size=config.min_face_size
     )
+    clock = Clock()
     return Stages(
-        source=source, embedder=embedder, generator=generator, detector=detector,
-        offset=offset, recipe=config, batch_size=config.batch_size, pool=pool,
+        host=Host(source, embedder, config, pool),
+        finisher=Finisher(generator, detector, embedder, config, clock),
+        clock=clock, offset=offset, steps=steps, finish_batch=FINISH_BATCH,
     )  # fmt: skip
 
 
 def make_all(members: list[Identity], stages: Stages, dataset: Dataset, config: GenerateConfig) -> None:
-    """Make and write the shards that are not finished, one after another."""
-    pending = dataset.unfinished
-    size, per_identity = config.identities_per_shard, config.images_per_identity
-    labelled = list(enumerate(members))
-    left = sum(len(labelled[shard * size : (shard + 1) * size]) for shard in pending) * per_identity
-    total = len(members) * per_identity
+    """Make and write the shards that are not finished."""
+    pending = [(shard, _members(members, shard, config)) for shard in dataset.unfinished]
+    total = len(members) * config.images_per_identity
+    left = sum(len(shard) for _, shard in pending) * config.images_per_identity
     tally: Counter[str] = Counter()
     dataset.begin()
     dataset.log(
-        "start", source=str(stages.source.root.resolve()), device=device_name(stages.generator.device),
+        "start", source=str(stages.host.source.root.resolve()), device=device_name(stages.finisher.generator.device),
         batch_size=config.batch_size, shards=len(pending),
     )  # fmt: skip
     with Meter("generate", total=total, already=total - left) as meter:
@@ -200,16 +216,43 @@ def make_all(members: list[Identity], stages: Stages, dataset: Dataset, config: 
             tally[row.status] += 1
             meter.advance(1, note=", ".join(f"{count} {status}" for status, count in sorted(tally.items())))
 
-        for shard in pending:
-            clock = Clock()
-            content = make_shard(labelled[shard * size : (shard + 1) * size], stages, clock, report)
-            with clock("write"):
-                marker = write_shard(
-                    dataset.folder, shard, rows=content.sorted_rows(), images=content.images,
-                    identities=content.identities, errors=content.errors, format=config.format,
-                    image_format=config.image_format,
-                )  # fmt: skip
-            dataset.log("shard", shard=shard, stage_s=clock.rounded(), images=marker["wanted"])
+        flow = Flow(pending, stages, report)
+        writer = ThreadPoolExecutor(1, "write")
+        try:
+            for marker in _write_all(flow, writer, stages, dataset, config):
+                dataset.log(
+                    "shard", shard=marker["shard"], stage_s=stages.clock.lap(), images=marker["wanted"]
+                )
+        finally:
+            flow.close()
+            writer.shutdown(wait=False, cancel_futures=True)
+
+
+def _members(members: list[Identity], shard: int, config: GenerateConfig) -> Members:
+    """The identities of a shard with their labels."""
+    first = shard * config.identities_per_shard
+    return list(enumerate(members[first : first + config.identities_per_shard], first))
+
+
+def _write_all(
+    flow: Flow, writer: ThreadPoolExecutor, stages: Stages, dataset: Dataset, config: GenerateConfig
+) -> Iterator[dict[str, Any]]:
+    """Write each shard of the flow while the next ones are made; the markers of those that are on the disk."""
+
+    def write(shard: Shard) -> dict[str, Any]:
+        with stages.clock("write"):
+            return write_shard(
+                dataset.folder, shard.number, rows=shard.rows, images=shard.images, identities=shard.identities,
+                errors=shard.problems, format=config.format, image_format=config.image_format,
+            )  # fmt: skip
+
+    writing: deque[Future[dict[str, Any]]] = deque()
+    for shard in flow:
+        writing.append(writer.submit(write, shard))
+        while writing and (writing[0].done() or len(writing) > WRITES_WAITING):
+            yield writing.popleft().result()
+    while writing:
+        yield writing.popleft().result()
 
 
 def conclude(counts: dict[str, int], config: GenerateConfig) -> int:

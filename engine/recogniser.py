@@ -10,6 +10,8 @@ by itself (a Sub and a Mul among its first eight nodes), when pixels go in as th
 """
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,13 @@ class Recogniser:
     """
 
     def __init__(
-        self, path: Path, session: onnxruntime.InferenceSession, rule: Normalisation, batch_size: int
+        self,
+        path: Path,
+        session: onnxruntime.InferenceSession,
+        rule: Normalisation,
+        *,
+        batch_size: int,
+        num_streams: int,
     ):
         self.path = path
         self._session = session
@@ -64,6 +72,7 @@ class Recogniser:
         self.embedding_dim: int = embedding.shape[1]
         self.size: tuple[int, int] = (image.shape[2], image.shape[3])
         self._batch_size: int = image.shape[0] if isinstance(image.shape[0], int) else batch_size
+        self._streams = ThreadPoolExecutor(num_streams) if num_streams > 1 else None
 
     @classmethod
     def load(cls, path: Path, *, device: str = "cpu", batch_size: int = 64) -> "Recogniser":
@@ -72,7 +81,8 @@ class Recogniser:
         Args:
             path: ONNX file.
             device: cpu, cuda or cuda:N.
-            batch_size: crops per run; a graph with a fixed batch keeps its own.
+            batch_size: crops per run on CUDA; on the CPU they run one by one, each on a thread of its own. A
+                graph with a fixed batch keeps that.
 
         Raises:
             UserError: no such file, not a recogniser, an unusable sidecar, no such provider.
@@ -88,7 +98,11 @@ class Recogniser:
                 f"{path} is not a recogniser: it takes {taken} and gives {outputs[0].shape}, "
                 "wanted is one float32 (N,3,H,W) input and (N,D) embeddings"
             )
-        return cls(path, session, _read_rule(path), batch_size)
+        on_cpu = device == "cpu"
+        return cls(
+            path, session, _read_rule(path), batch_size=1 if on_cpu else batch_size,
+            num_streams=len(os.sched_getaffinity(0)) if on_cpu else 1,
+        )  # fmt: skip
 
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed aligned crops.
@@ -100,22 +114,23 @@ class Recogniser:
             float32 (N, embedding_dim), as the network gives them: not normalised.
 
         Every run has the same batch, the last one filled up, so that a crop's embedding does not depend on
-        how many others there are.
+        how many others there are; on the CPU it depends on none of them, nor on the number of threads.
         """
         assert crops.dtype == np.uint8, crops.dtype
         assert crops.shape[1:] == (*self.size, 3), crops.shape
-        num_crops, batch = len(crops), self._batch_size
-        embeddings = np.empty((num_crops, self.embedding_dim), np.float32)
-        for start in range(0, num_crops, batch):
-            chunk = crops[start : start + batch]
-            filled = np.concatenate([chunk, np.zeros((batch - len(chunk), *chunk.shape[1:]), np.uint8)])
-            try:
-                (out,) = self._session.run([self._output], {self._input: self._rule(filled)})
-            except (_STATE.Fail, _STATE.RuntimeException, _STATE.InvalidArgument) as error:
-                raise RunError(
-                    f"recogniser {self.path} failed on {batch} crops: {_first_line(error)}"
-                ) from None
-            embeddings[start : start + batch] = out[: len(chunk)]
+        starts = range(0, len(crops), self._batch_size)
+        chunks = [crops[start : start + self._batch_size] for start in starts]
+        embedded = list(self._streams.map(self._run, chunks) if self._streams else map(self._run, chunks))
+        return np.concatenate([*embedded, np.empty((0, self.embedding_dim), np.float32)])
+
+    def _run(self, chunk: NDArray[np.uint8]) -> NDArray[np.float32]:
+        batch = self._batch_size
+        filled = np.concatenate([chunk, np.zeros((batch - len(chunk), *chunk.shape[1:]), np.uint8)])
+        try:
+            (out,) = self._session.run([self._output], {self._input: self._rule(filled)})
+        except (_STATE.Fail, _STATE.RuntimeException, _STATE.InvalidArgument) as error:
+            raise RunError(f"recogniser {self.path} failed on {batch} crops: {_first_line(error)}") from None
+        embeddings: NDArray[np.float32] = out[: len(chunk)]
         return embeddings
 
 

@@ -46,6 +46,8 @@ class ImageRow:
     """Cosine of the crop's embedding and the identity's prototype."""
     cos_latent: float | None = None
     """Cosine of the crop's embedding and the latent it was drawn from."""
+    cos_early: float | None = None
+    """The same of the predicted image half-way, where --early-reject looked; -1 where that held no one face."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,7 @@ SCHEMAS: dict[type, pa.Schema] = {
         "key": _TEXT, "label": _INT, "identity": _TEXT, "image": _INT, "status": _TEXT, "reason": _TEXT,
         "source": _TEXT, "latent": _INT, "t": _REAL, "attempts": _INT, "score": _REAL, "box": pa.list_(_REAL),
         "landmarks": pa.list_(_REAL), "cos_prototype": _REAL, "cos_latent": _REAL,
+        "cos_early": _REAL,
     }),
     IdentityRow: _schema(IdentityRow, {
         "label": _INT, "identity": _TEXT, "sources": pa.list_(_TEXT), "prototype": pa.list_(pa.float32()),

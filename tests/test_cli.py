@@ -32,7 +32,7 @@ SURFACE = {
     "generate": {
         "source", "models", "out", "config", "preset", "identities", "ranking", "images_per_identity",
         "source_images_per_identity", "images_per_latent", "prototype", "alpha", "source_alignment", "sampler",
-        "steps", "guidance", "clip_offset", "clip_offset_scale", "seed", "height", "width", "detector",
+        "steps", "guidance", "guidance_interval", "identity_steps", "early_reject", "clip_offset", "clip_offset_scale", "seed", "height", "width", "detector",
         "min_face_size", "attempts", "format", "image_format", "jpeg_quality", "identities_per_shard", "backend",
         "dtype", "recogniser", "batch_size", "device", "recogniser_device", "max_error_rate",
     },

@@ -249,7 +249,7 @@ def test_a_stopped_run_goes_on_and_keeps_what_was_finished(
     out = tmp_path / "out"
     config = configure(renders, mini_models, out)
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "make_shard", _stop_after(2, pipeline.make_shard))
+        patch.setattr(pipeline, "write_shard", _stop_after(2, pipeline.write_shard))
         with pytest.raises(KeyboardInterrupt):
             pipeline.generate(config)
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("0000[01]*")}
@@ -259,13 +259,13 @@ def test_a_stopped_run_goes_on_and_keeps_what_was_finished(
     assert tree(out) == tree(made)
 
 
-def _stop_after(count: int, make: Any) -> Any:
-    def stop(*arguments: Any) -> Any:
+def _stop_after(count: int, write: Any) -> Any:
+    def stop(*arguments: Any, **settings: Any) -> Any:
         nonlocal count
         count -= 1
         if count < 0:
             raise KeyboardInterrupt
-        return make(*arguments)
+        return write(*arguments, **settings)
 
     return stop
 
