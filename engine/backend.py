@@ -1,25 +1,37 @@
-"""What runs the networks: the backend that a name stands for, and its networks as plain functions."""
+"""What runs the networks: a model folder in a backend, its networks as plain functions of any number of rows."""
 
+import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from d2r_fast.engine.backends import find_backend
+from d2r_fast.engine.backends.network import Network, Port, Rows
+from d2r_fast.engine.backends.spec import Spec
+from d2r_fast.engine.batch import rows_of
+from d2r_fast.engine.build_engines import open_engine
 from d2r_fast.engine.condition import Conditioner
-from d2r_fast.engine.config import Sampler
-from d2r_fast.engine.scheduler import UNet
+from d2r_fast.engine.config import Precision
 from d2r_fast.engine.errors import UserError
-from d2r_fast.engine.models.layout import UNET
-from d2r_fast.engine.models.load import (
-    config_file,
-    load_conditioner,
-    load_decoder,
-    load_scheduler_config,
-    load_unet,
-)
+from d2r_fast.engine.models.layout import ENCODER, UNET, VAE
+from d2r_fast.engine.models.load import config_file, load_scheduler_config, load_text_model, read_skeleton
+from d2r_fast.engine.scheduler import UNet
 from d2r_fast.engine.vae import Decoder
+from d2r_fast.export.exportable import Exportable
+from d2r_fast.export.networks import open_network
+from d2r_fast.export.unet import image_size, pixels_per_latent
+
+PRECISIONS: dict[torch.dtype, Precision] = {
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+}
+"""What build-engines calls an arithmetic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +42,8 @@ class Networks:
         conditioner: face embeddings to context.
         unet: noise prediction, float32 in and out whatever it computes in.
         decoder: VAE latents to pixels, likewise.
-        latent_shape: (4, h, w) of the images that the UNet was trained on.
+        latent_shape: (4, h, w) of the images that are made.
+        any_size: whether latents of another size are taken too.
         pixels_per_latent: image side / latent side.
         scaling_factor: of the VAE.
         scheduler_config: the folder's scheduler_config.json.
@@ -40,59 +53,127 @@ class Networks:
     unet: UNet
     decoder: Decoder
     latent_shape: tuple[int, int, int]
+    any_size: bool
     pixels_per_latent: int
     scaling_factor: float
     scheduler_config: dict[str, Any]
 
 
 def open_networks(
-    backend: str, models: Path, *, device: str, dtype: torch.dtype, batch_size: int, sampler: Sampler
+    backend: str,
+    models: Path,
+    *,
+    engines: Path | None,
+    device: str,
+    dtype: torch.dtype,
+    batch_size: int,
+    lora: bool,
+    height: int | None,
+    width: int | None,
 ) -> Networks:
-    """Loads a model folder into the named backend.
+    """Opens a model folder in the named backend.
+
+    Args:
+        backend: torch runs the folder as it is; the others run engines, which are built where they are missing.
+        models: model folder.
+        engines: engines folder; None for `engines_folder`.
+        device: "cpu" or "cuda:N".
+        dtype: arithmetic of UNet and VAE; the encoder's is float32.
+        batch_size: rows of one run of the UNet.
+        lora: whether to merge the folder's LCM-LoRA into the UNet.
+        height, width: of the images in pixels; None: what the UNet was trained on.
 
     Raises:
         UserError: no such backend, no such folder, or networks that do not fit together.
+        RunError: an engine cannot be built.
     """
-    if backend not in BACKENDS:
-        raise UserError(f"backend {backend!r} is not there: expected one of {', '.join(BACKENDS)}")
+    find_backend(backend)
     if not models.is_dir():
         raise UserError(f"{models} is not a folder: make one by `d2r-fast models pull` or `models init`")
-    return BACKENDS[backend](models, device=device, dtype=dtype, batch_size=batch_size, sampler=sampler)
-
-
-def open_torch(
-    models: Path, *, device: str, dtype: torch.dtype, batch_size: int, sampler: Sampler
-) -> Networks:
-    """The networks as PyTorch runs them, module by module: the reference for every other backend."""
+    _check_fit(models)
+    size = image_size(models, height=height, width=width)
+    scale = pixels_per_latent(models)
     scheduler_config = load_scheduler_config(models)
-    conditioner = load_conditioner(models, device=device, batch_size=batch_size)
-    vae = load_decoder(models, device=device, dtype=dtype)
-    unet = load_unet(models, device=device, dtype=dtype, lora=sampler == "lcm")
-    _check_fit(models, unet.config, vae.config, width=conditioner.width)
-
-    def predict_noise(latents: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        out = unet(latents.to(dtype), timesteps, encoder_hidden_states=context.to(dtype), return_dict=False)
-        return out[0].float()  # type: ignore[no-any-return]
-
-    def decode(latents: torch.Tensor) -> torch.Tensor:
-        return vae.decode(latents.to(dtype), return_dict=False)[0].float()  # type: ignore[no-any-return]
-
-    sides = unet.config.sample_size
-    height, width = (sides, sides) if isinstance(sides, int) else sides
+    network: Callable[..., Network] = (
+        partial(_open_torch, models=models, device=device, size=size)
+        if backend == "torch"
+        else partial(
+            open_engine, models=models, engines=engines or engines_folder(models), backend=backend, device=device,
+            height=size[0], width=size[1],
+        )
+    )  # fmt: skip
+    precision = PRECISIONS[dtype]
+    rows = partial(rows_of, batch_size=batch_size)
+    encoder = Rows(network("encoder", precision="fp32", batch_size=rows("encoder"), lora=False))
+    vae = Rows(network("vae", precision=precision, batch_size=rows("vae"), lora=False))
+    unet = Rows(network("unet", precision=precision, batch_size=rows("unet"), lora=lora))
     return Networks(
-        conditioner=conditioner, unet=predict_noise, decoder=decode,
-        latent_shape=(unet.config.in_channels, height, width),
-        pixels_per_latent=2 ** (len(vae.config.block_out_channels) - 1),
-        scaling_factor=vae.config.scaling_factor, scheduler_config=scheduler_config,
+        conditioner=_open_conditioner(models, device, encoder),
+        unet=lambda latents, timesteps, context: unet(
+            {"latents": latents, "timesteps": timesteps, "context": context}
+        )["noise"],
+        decoder=lambda latents: vae({"latents": latents})["images"],
+        latent_shape=(read_skeleton(models, UNET).config.in_channels, size[0] // scale, size[1] // scale),
+        any_size=backend == "torch", pixels_per_latent=scale,
+        scaling_factor=read_skeleton(models, VAE).config.scaling_factor, scheduler_config=scheduler_config,
     )  # fmt: skip
 
 
-BACKENDS: dict[str, Callable[..., Networks]] = {"torch": open_torch}
+def engines_folder(models: Path) -> Path:
+    """Where the engines of a model folder are kept if nobody says where: a cache, by the folder's path."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    place = models.resolve()
+    digest = hashlib.sha256(os.fsencode(place)).hexdigest()[:8]
+    return cache / "d2r-fast" / "engines" / f"{place.name}-{digest}"
 
 
-def _check_fit(models: Path, unet: Any, vae: Any, *, width: int) -> None:
-    """That these three networks make one text-to-image model of Stable Diffusion 1's kind."""
+@dataclass(frozen=True)
+class _Folder:
+    """A source that has a torch module and no ONNX."""
+
+    network: Exportable
+
+    @property
+    def onnx(self) -> Path:
+        raise AssertionError("the torch backend reads no ONNX")
+
+
+def _open_torch(
+    name: str,
+    *,
+    models: Path,
+    device: str,
+    size: tuple[int, int],
+    precision: Precision,
+    batch_size: int,
+    lora: bool,
+) -> Network:
+    """A network straight from the model folder, for images of any size: the reference for every other backend."""
+    network = open_network(name, models, height=size[0], width=size[1], lora=lora)
+    num_rows = 1 if device == "cpu" else batch_size
+    spec = Spec(
+        name=name, backend="torch", precision=precision, batch_size=num_rows, device=device, targets=(),
+        inputs=tuple(_any_size(port.at(num_rows)) for port in network.inputs),
+        outputs=tuple(_any_size(port.at(num_rows)) for port in network.outputs),
+    )  # fmt: skip
+    return find_backend("torch").load(spec, {}, _Folder(network))
+
+
+def _any_size(port: Port) -> Port:
+    """The port with the sides of its image left open."""
+    return Port(port.name, port.dtype, (*port.shape[:2], "height", "width")) if len(port.shape) == 4 else port
+
+
+def _open_conditioner(models: Path, device: str, encoder: Rows) -> Conditioner:
+    text_model = load_text_model(models, device=device)
+    return Conditioner(text_model, encode=lambda faces: encoder({"embeddings": faces})["context"])
+
+
+def _check_fit(models: Path) -> None:
+    """That these networks make one text-to-image model of Stable Diffusion 1's kind."""
     file = config_file(models, UNET)
+    unet, vae = read_skeleton(models, UNET).config, read_skeleton(models, VAE).config
+    width = read_skeleton(models, ENCODER).config.hidden_size
     if unet.cross_attention_dim != width:
         raise UserError(
             f"{file}: cross_attention_dim {unet.cross_attention_dim}, but the encoder has hidden_size "
@@ -108,5 +189,3 @@ def _check_fit(models: Path, unet: Any, vae: Any, *, width: int) -> None:
             raise UserError(
                 f"{file}: {name} is {unet[name]!r}, a UNet that needs more inputs than Arc2Face has"
             )
-    if unet.sample_size is None:
-        raise UserError(f"{file}: no sample_size, the side of the latents that the UNet was trained on")

@@ -13,3 +13,12 @@ def fixed_batches(num: int, size: int) -> Iterator[tuple[torch.Tensor, int]]:
     """
     for start in range(0, num, size):
         yield torch.arange(start, start + size).clamp_(max=num - 1), min(size, num - start)
+
+
+def rows_of(network: str, batch_size: int) -> int:
+    """Rows of one run of a network, for so many of the UNet.
+
+    The VAE's maps are 64 times as large as the UNet's, and 8 images fill a GPU; the others are small.
+    """
+    most = {"vae": 8, "encoder": 8, "arcface": 64}
+    return min(batch_size, most.get(network, batch_size))

@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn, Union, get_type_hints
 
 import tyro
 
-from d2r_fast.engine.commands import COMMANDS, Command, Generate
+from d2r_fast.engine.commands import COMMANDS, Command, Generate, Plan
 from d2r_fast.engine.config import PRESETS, GenerateConfig, Preset, read_settings
 from d2r_fast.engine.errors import RunError, UserError
 
@@ -52,7 +52,10 @@ def parse(arguments: list[str]) -> Command:
         UserError: a value is not allowed.
         SystemExit: tyro has printed help (0) or what it could not parse (2).
     """
-    overrides = {Generate: base_settings(arguments)} if arguments[:1] == ["generate"] else {}
+    settled = {"generate": Generate, "plan": Plan}
+    overrides = (
+        {settled[arguments[0]]: base_settings(arguments)} if arguments[:1] and arguments[0] in settled else {}
+    )
     filled = tyro.cli(
         _union(COMMANDS, overrides), prog="d2r-fast", description=DESCRIPTION, args=arguments, config=MARKERS
     )
@@ -70,14 +73,14 @@ class _Base:
 
 
 def base_settings(arguments: list[str]) -> dict[str, Any]:
-    """What `generate` starts from before its flags: the preset, and the YAML file over it."""
+    """What `generate` and `plan` start from before their flags: the preset, and the YAML file over it."""
     flags = ("--config", "--preset")
     pairs = []
     for place, word in enumerate(arguments):
         pairs += (
             arguments[place : place + 2] if word in flags else [word] if word.split("=")[0] in flags else []
         )
-    base = tyro.cli(_Base, prog="d2r-fast generate", args=pairs)
+    base = tyro.cli(_Base, prog=f"d2r-fast {arguments[0]}", args=pairs)
     settings = PRESETS[base.preset]() if base.preset else {}
     return settings | (read_settings(base.config, GenerateConfig) if base.config else {})
 

@@ -11,7 +11,7 @@ import tyro
 from pydantic import Field
 from tyro.conf import Positional
 
-from d2r_fast.engine.config import Frozen, GenerateConfig, Preset
+from d2r_fast.engine.config import Backend, Frozen, GenerateConfig, Precision, Preset
 
 
 class Command(Frozen):
@@ -77,6 +77,41 @@ class ModelsCheck(Command):
         report = check_models(self.folder)
         print(render(report))
         return 0 if report.complete else 1
+
+
+class BuildEngines(Command):
+    """Compile the networks of a model folder for one backend, and compare each with the float32 network."""
+
+    models: Path
+    """Model folder."""
+    out: Path
+    """Engines folder. What is there and as wanted is kept."""
+    backend: Backend
+    """What the engines are for; `doctor` says what this machine can build and run."""
+    precision: Precision
+    """What the networks compute in. Images and latents go in and out in float32."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
+    """Rows of one run of the UNet on CUDA: an image needs one, with guidance two. On a CPU each thread runs one."""
+    networks: str = "unet,vae,encoder,arcface,detector"
+    """Which ones, separated by commas; detector is MTCNN's three."""
+    height: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
+    """Height of the generated image in pixels. Default: the UNet's own."""
+    width: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
+    """Width of the generated image in pixels. Default: the UNet's own."""
+    lora: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Merge the folder's LCM-LoRA into the UNet, for --sampler lcm."""
+    recogniser: Path | None = None
+    """Face-recognition ONNX to compile in place of the model folder's."""
+    targets: str = ""
+    """Compute capabilities that a tensorrt-rtx engine is for, separated by commas, as sm86,sm89. Default: those of
+    the card that is here, or all there are."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+    def run(self) -> int:
+        from d2r_fast.engine.build_engines import build_engines
+
+        return build_engines(**dict(self))
 
 
 class Embed(Command):
@@ -168,6 +203,10 @@ class Generate(GenerateConfig, Command):
     preset: Preset | None = None
     """paper: Digi2Real-20K; fast: the same with LCM in 4 steps; smoke: seconds, for untrained mini models."""
 
+    def settings(self) -> GenerateConfig:
+        """The run that is asked for."""
+        return GenerateConfig(**{name: getattr(self, name) for name in GenerateConfig.model_fields})
+
     def run(self) -> int:
         from d2r_fast.engine.console import say
         from d2r_fast.engine.pipeline import generate
@@ -181,7 +220,22 @@ class Generate(GenerateConfig, Command):
             say(
                 f"preset {self.preset} without {' and '.join(absent)}: this is not the whole of the paper's recipe"
             )
-        return generate(GenerateConfig(**{name: getattr(self, name) for name in GenerateConfig.model_fields}))
+        return generate(self.settings())
+
+
+class Plan(Generate):
+    """Say how long `generate` with the same settings will take here, and how much disk and memory.
+
+    Its stages are timed for some seconds; nothing is written but engines that are missing.
+    """
+
+    seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    """To time the UNet for, at least."""
+
+    def run(self) -> int:
+        from d2r_fast.engine.forecast import run_plan
+
+        return run_plan(self.settings(), seconds=self.seconds)
 
 
 class Verify(Command):
@@ -224,10 +278,12 @@ class Doctor(Command):
 
 COMMANDS: dict[str, Any] = {
     "demo": Demo,
+    "build-engines": BuildEngines,
     "models": {"init": ModelsInit, "pull": ModelsPull, "check": ModelsCheck},
     "embed": Embed,
     "rank-identities": RankIdentities,
     "offset": Offset,
+    "plan": Plan,
     "generate": Generate,
     "verify": Verify,
     "report": Report,

@@ -6,6 +6,7 @@ after the final layer norm are the conditioning (Papantoniou et al., Arc2Face, E
 The mask is causal, so the states before "id" are the same for every face.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ PROMPT = (_START, *_PHOTO_OF_A_ID_PERSON) + (_END,) * (NUM_TOKENS - 6)
 EMPTY_PROMPT = (_START,) + (_END,) * (NUM_TOKENS - 1)
 _RELEASED_DIM = 512
 
+Encode = Callable[[torch.Tensor], torch.Tensor]
+
 
 class Conditioner:
     """Arc2Face's text encoder as a function of face embeddings.
@@ -30,22 +33,20 @@ class Conditioner:
         text_model: transformers' CLIPTextModel, in float32 on its device. Its config may say how many values
             of an embedding it takes as `id_embedding_dim`; the released encoder, which does not, takes 512.
         batch_size: embeddings encoded at once; fewer are padded, so the encoder sees one shape only.
+        encode: unit embeddings (N, D) -> contexts (N, 77, C), float32: the same encoder as a backend runs it,
+            for any number of rows. Without it the text model is run.
 
     Attributes:
         embedding_dim: D, the values of a face embedding.
         width: C, the values of a token.
     """
 
-    def __init__(self, text_model: Any, *, batch_size: int = 8) -> None:
+    def __init__(self, text_model: Any, *, batch_size: int = 8, encode: Encode | None = None) -> None:
         self.width: int = text_model.config.hidden_size
-        self.embedding_dim: int = getattr(text_model.config, "id_embedding_dim", _RELEASED_DIM)
-        if not 1 <= self.embedding_dim <= self.width:
-            raise UserError(
-                f"an Arc2Face encoder of hidden_size {self.width} and id_embedding_dim {self.embedding_dim}: "
-                "the embedding must fit into a token"
-            )
+        self.embedding_dim = face_dim(text_model.config)
         self.batch_size = batch_size
         self._text_model = text_model
+        self._run = encode or self._encode
         self._device: torch.device = text_model.device
 
     @torch.inference_mode()
@@ -63,19 +64,21 @@ class Conditioner:
             UserError: another shape, or an embedding that is zero or not finite.
         """
         faces = self._directions(id_embeddings.to(self._device))
-        prompt = self._token_embeddings(PROMPT)
-        contexts = []
-        for rows, kept in fixed_batches(len(faces), self.batch_size):
-            tokens = prompt.repeat(len(rows), 1, 1)
-            tokens[:, ID_POSITION] = 0
-            tokens[:, ID_POSITION, : self.embedding_dim] = faces[rows]
-            contexts.append(self._encode(tokens)[:kept])
-        return torch.cat(contexts) if contexts else prompt[:0]
+        if len(faces) == 0:
+            return torch.empty(0, NUM_TOKENS, self.width, device=self._device)
+        return self._run(faces)
 
     @torch.inference_mode()
     def unconditional(self) -> torch.Tensor:
         """(77, C) float32, the encoded empty prompt: the other branch of classifier-free guidance."""
-        return self._encode(self._token_embeddings(EMPTY_PROMPT))[0]
+        return encode_tokens(self._text_model, embed_tokens(self._text_model, EMPTY_PROMPT))[0]
+
+    def _encode(self, faces: torch.Tensor) -> torch.Tensor:
+        prompt = embed_tokens(self._text_model, PROMPT)
+        batches = fixed_batches(len(faces), self.batch_size)
+        return torch.cat(
+            [encode_tokens(self._text_model, put_faces(prompt, faces[rows]))[:kept] for rows, kept in batches]
+        )
 
     def _directions(self, embeddings: torch.Tensor) -> torch.Tensor:
         if embeddings.ndim != 2 or embeddings.shape[1] != self.embedding_dim:
@@ -91,18 +94,47 @@ class Conditioner:
             raise UserError(f"face embeddings {which}: zero or not finite, they name no face")
         return embeddings.div(norms)
 
-    def _token_embeddings(self, ids: tuple[int, ...]) -> torch.Tensor:
-        embed = self._text_model.embeddings.token_embedding
-        tokens: torch.Tensor = embed(torch.tensor([ids], device=self._device))
-        return tokens
 
-    def _encode(self, tokens: torch.Tensor) -> torch.Tensor:
-        """transformers' own forward from the token embeddings on, which it takes no input for."""
-        model = self._text_model
-        hidden = model.embeddings(inputs_embeds=tokens)
-        mask = create_causal_mask(
-            config=model.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None
+def face_dim(config: Any) -> int:
+    """The values of a face embedding that an encoder of this config takes.
+
+    Raises:
+        UserError: more than its tokens have.
+    """
+    width: int = config.hidden_size
+    dim: int = getattr(config, "id_embedding_dim", _RELEASED_DIM)
+    if not 1 <= dim <= width:
+        raise UserError(
+            f"an Arc2Face encoder of hidden_size {width} and id_embedding_dim {dim}: "
+            "the embedding must fit into a token"
         )
-        encoded = model.encoder(inputs_embeds=hidden, attention_mask=mask, is_causal=True)
-        states: torch.Tensor = model.final_layer_norm(encoded.last_hidden_state)
-        return states
+    return dim
+
+
+def embed_tokens(text_model: Any, ids: tuple[int, ...]) -> torch.Tensor:
+    """(1, len(ids), C), the token embeddings of one prompt, without positions."""
+    tokens: torch.Tensor = text_model.embeddings.token_embedding(
+        torch.tensor([ids], device=text_model.device)
+    )
+    return tokens
+
+
+def put_faces(prompt: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+    """The prompt's token embeddings (1, 77, C) with faces (N, D) of length 1 in place of "id": (N, 77, C)."""
+    # Not len(faces), which would decide the batch of an exported graph.
+    before, _, after = prompt.expand(faces.shape[0], -1, -1).tensor_split(
+        (ID_POSITION, ID_POSITION + 1), dim=1
+    )
+    padded = torch.nn.functional.pad(faces, (0, prompt.shape[2] - faces.shape[1]))
+    return torch.cat((before, padded[:, None], after), dim=1)
+
+
+def encode_tokens(text_model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """transformers' own forward from the token embeddings (N, 77, C) on, which it takes no input for."""
+    hidden = text_model.embeddings(inputs_embeds=tokens)
+    mask = create_causal_mask(
+        config=text_model.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None
+    )
+    encoded = text_model.encoder(inputs_embeds=hidden, attention_mask=mask, is_causal=True)
+    states: torch.Tensor = text_model.final_layer_norm(encoded.last_hidden_state)
+    return states

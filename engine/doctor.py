@@ -1,4 +1,4 @@
-"""`d2r-fast doctor`: what this machine can run, and why not."""
+"""`d2r-fast doctor`: what this machine can build and run, in which precision, and why not."""
 
 import importlib.metadata
 import os
@@ -10,8 +10,20 @@ import onnxruntime
 import torch
 
 import d2r_fast
+from d2r_fast.engine.backends import BACKENDS, find_backend
+from d2r_fast.engine.backends.spec import DTYPES, Backend
+from d2r_fast.engine.backends.trt import TensorRT
+from d2r_fast.engine.processor import processor
 
 PACKAGES = ("torch", "diffusers", "transformers", "onnxruntime", "numpy", "pyarrow", "webdataset", "mtcnn")
+OPTIONAL = ("openvino", "tensorrt", "tensorrt_rtx", "triton", "onnxruntime-gpu")
+PLACES = {
+    "openvino": ("cpu",),
+    "tensorrt": ("cuda",),
+    "tensorrt-rtx": ("cuda",),
+    "onnxruntime-tensorrt": ("cuda",),
+}
+"""Where a backend runs at all, if not on both."""
 
 
 def examine() -> int:
@@ -24,26 +36,61 @@ def examine() -> int:
 def findings() -> dict[str, str]:
     """What was found, by name."""
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    name, instructions = processor()
     return {
         "d2r-fast": d2r_fast.__version__,
         "python": f"{platform.python_version()} on {platform.platform()}",
         "packages": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
-        "processor": f"{len(os.sched_getaffinity(0))} cores usable, {memory_gib:.1f} GiB memory",
+        "optional packages": ", ".join(f"{name} {_version(name)}" for name in OPTIONAL),
+        "processor": f"{name}, {len(os.sched_getaffinity(0))} cores usable, {torch.get_num_threads()} threads, "
+        f"{memory_gib:.1f} GiB memory",
+        "instructions": ", ".join(instructions) or "none that matter",
+        "cards": _cards(),
         "free disk here": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB",
-        "backend torch on cpu": f"runs, {torch.get_num_threads()} threads",
-        "backend torch on cuda": _cuda(),
+        **{f"backend {name} on {place}": say_backend(name, place) for name, place in _pairs()},
         "recogniser on cpu": "runs",
         "recogniser on cuda": _recogniser_cuda(),
     }
 
 
-def _cuda() -> str:
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _pairs() -> list[tuple[str, str]]:
+    return [(name, place) for name in BACKENDS for place in PLACES.get(name, ("cpu", "cuda"))]
+
+
+def say_backend(name: str, place: str) -> str:
+    """Whether the backend runs on "cpu" or "cuda" here, in which precisions, and whether it builds."""
+    backend = find_backend(name)
+    device = "cuda:0" if place == "cuda" and torch.cuda.is_available() else place
+    why_not = backend.why_not(device)
+    if why_not is not None:
+        ahead = _ahead_of_time(backend)
+        return f"{ahead}does not run: {why_not}"
+    refused = {precision: backend.why_not_precision(precision, device) for precision in DTYPES}
+    offered = [precision for precision, reason in refused.items() if reason is None]
+    parts = [f"runs in {', '.join(offered)}"]
+    parts += [f"not in {precision}: {reason}" for precision, reason in refused.items() if reason is not None]
+    no_build = backend.why_not_build(device, ())
+    return "; ".join([*parts, *([f"does not build: {no_build}"] if no_build else [])])
+
+
+def _ahead_of_time(backend: Backend) -> str:
+    """What a backend that does not run here can build for elsewhere."""
+    if not isinstance(backend, TensorRT) or backend.why_not_build("cuda", ()) is not None:
+        return ""
+    return f"builds ahead of time for {', '.join(backend.targets())}, "
+
+
+def _cards() -> str:
     if not torch.cuda.is_available():
-        built = torch.version.cuda
-        why = f"torch is built for CUDA {built} but finds no device" if built else "torch is a CPU build"
-        return f"does not run: {why}"
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return f"runs on {', '.join(names)}"
+        return "none that torch can use"
+    return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
 
 
 def _recogniser_cuda() -> str:

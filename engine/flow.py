@@ -9,6 +9,7 @@ the UNet half empty.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from d2r_fast.engine.clock import Clock
+from d2r_fast.engine.errors import RunError
 from d2r_fast.engine.finish import Finisher, Outcome
 from d2r_fast.engine.person import Host, Meeting, Person
 from d2r_fast.engine.plan import Job
@@ -77,7 +79,10 @@ class Flow:
     def __iter__(self) -> Iterator[Shard]:
         while self._busy:
             self._feed()
-            with self._stages.clock("denoise"):
+            with (
+                self._stages.clock("denoise"),
+                _resumable([drawing.name for drawing in self._scheduler.drawings]),
+            ):
                 events = self._scheduler.step()
             self._hand_over(events)
             self._collect()
@@ -142,7 +147,7 @@ class Flow:
             return
         recipe = self._recipe
         latents = np.stack([self._person(job).latents[job.latent] for job in jobs])
-        with self._stages.clock("condition"):
+        with self._stages.clock("condition"), _resumable(jobs):
             contexts = self._generator.condition(torch.from_numpy(latents), self._stages.offset)
         for job, context in zip(jobs, contexts, strict=True):
             steps = self._stages.steps.get(job.identity, recipe.steps)
@@ -187,7 +192,9 @@ class Flow:
             self._finishing[0][0].done() or len(self._finishing) > MOST_WAITING or not self._sampling
         ):
             future, drawings = self._finishing.popleft()
-            for drawing, result in zip(drawings, future.result(), strict=True):
+            with _resumable([drawing.name for drawing in drawings]):
+                results = future.result()
+            for drawing, result in zip(drawings, results, strict=True):
                 if isinstance(result, Outcome):
                     self._settle(drawing, result)
                 else:
@@ -235,6 +242,19 @@ class Flow:
 
     def _person(self, job: Job) -> Person:
         return self._home[job.label].people[job.label]
+
+
+@contextmanager
+def _resumable(jobs: list[Job]) -> Iterator[None]:
+    """Says of a network's failure which images were in work, and that what is finished is safe."""
+    try:
+        yield
+    except RunError as error:
+        keys = sorted(job.key for job in jobs)
+        among = f" at images {keys[0]} to {keys[-1]}" if keys else ""
+        raise RunError(
+            f"{error}{among}: finished shards are kept, the same command goes on from there"
+        ) from error
 
 
 def _on_stream(

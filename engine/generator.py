@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 
 from d2r_fast.engine.backend import Networks, open_networks
-from d2r_fast.engine.batch import fixed_batches
 from d2r_fast.engine.config import Backend, DType, Sampler
 from d2r_fast.engine.device import find_device, find_dtype
 from d2r_fast.engine.errors import RunError, UserError
@@ -55,12 +54,10 @@ class Arc2FaceGenerator:
         device: str = "cpu",
         batch_size: int = 8,
         sampler: Sampler = "dpm++2m",
-        height: int | None = None,
-        width: int | None = None,
     ) -> None:
         self.device = device
         self.embedding_dim = networks.conditioner.embedding_dim
-        self.latent_shape = _latent_shape(networks, height, width)
+        self.latent_shape = networks.latent_shape
         scale = networks.pixels_per_latent
         self.image_size = (self.latent_shape[1] * scale, self.latent_shape[2] * scale)
         self._networks = networks
@@ -75,6 +72,7 @@ class Arc2FaceGenerator:
         models_dir: str | Path,
         *,
         backend: Backend = "torch",
+        engines: str | Path | None = None,
         device: str = "cpu",
         dtype: DType = "float32",
         batch_size: int = 8,
@@ -86,11 +84,12 @@ class Arc2FaceGenerator:
 
         Args:
             models_dir: from `d2r-fast models pull` or `models init`.
-            backend: what runs the networks.
+            backend: what runs the networks. All but torch run engines, built on first use.
+            engines: folder of those; default, a cache folder for these models.
             device: auto, cpu, cuda or cuda:N.
             dtype: arithmetic of UNet and VAE: auto, float32, bfloat16 or float16. Encoder and sampler always
                 compute in float32.
-            batch_size: images drawn at once on CUDA.
+            batch_size: rows of the UNet run at once; an image needs one, with guidance two.
             sampler: "dpm++2m", or "lcm", which merges the folder's LCM-LoRA into the UNet.
             height, width: image size in pixels; default, what the UNet was trained on.
 
@@ -102,12 +101,11 @@ class Arc2FaceGenerator:
         if sampler not in ("dpm++2m", "lcm"):
             raise UserError(f"sampler {sampler!r}: expected 'dpm++2m' or 'lcm'")
         place = find_device(device)
-        at_once = 1 if place == "cpu" else batch_size
         networks = open_networks(
-            backend, Path(models_dir), device=place, dtype=find_dtype(dtype, place), batch_size=at_once,
-            sampler=sampler,
+            backend, Path(models_dir), engines=None if engines is None else Path(engines), device=place,
+            dtype=find_dtype(dtype, place), batch_size=batch_size, lora=sampler == "lcm", height=height, width=width,
         )  # fmt: skip
-        return cls(networks, device=place, batch_size=at_once, sampler=sampler, height=height, width=width)
+        return cls(networks, device=place, batch_size=batch_size, sampler=sampler)
 
     def check(self, *, steps: int, guidance: float, offset: Array | None = None) -> None:
         """Whether settings can be used, before any work is done with them.
@@ -152,7 +150,8 @@ class Arc2FaceGenerator:
         """
         context = self.condition(id_embeddings, clip_offset)
         num = len(context)
-        given = None if latents is None else _as_latents(latents, num, self.latent_shape[0])
+        fixed = self.latent_shape[: 1 if self._networks.any_size else 3]
+        given = None if latents is None else _as_latents(latents, num, *fixed)
         shape = self.latent_shape if given is None else tuple(given.shape[1:])
         try:
             key = identity_key(seed, "")
@@ -264,16 +263,10 @@ class Arc2FaceGenerator:
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> Decoded:
         """(N, 4, h, w) clean latents to images (N, H, W, 3) uint8, and which are finite, on the device."""
-        decoder, scaling = self._networks.decoder, self._networks.scaling_factor
-        images, finite = [], []
-        for rows, kept in fixed_batches(len(latents), self._batch_size):
-            decoded = decode_latents(decoder, latents[rows.to(self.device)], scaling_factor=scaling)
-            images.append(decoded.images[:kept])
-            finite.append(decoded.finite[:kept])
-        if not images:
+        if len(latents) == 0:
             size = [side * self._networks.pixels_per_latent for side in latents.shape[2:]]
             return Decoded(torch.empty(0, *size, 3, dtype=torch.uint8), torch.empty(0, dtype=torch.bool))
-        return Decoded(torch.cat(images), torch.cat(finite))
+        return decode_latents(self._networks.decoder, latents, scaling_factor=self._networks.scaling_factor)
 
     def _schedule(self, steps: int) -> Schedule:
         if steps not in self._schedules:
@@ -285,19 +278,6 @@ class Arc2FaceGenerator:
             raise UserError(f"guidance {guidance:g}: expected 0 or more")
         if self._sampler == "lcm" and guidance > 1:
             raise UserError(f"guidance {guidance:g} with sampler lcm: LCM-LoRA runs without guidance, give 1")
-
-
-def _latent_shape(networks: Networks, height: int | None, width: int | None) -> tuple[int, int, int]:
-    channels, *sides = networks.latent_shape
-    scale = networks.pixels_per_latent
-    rows, columns = (
-        side if pixels is None else pixels // scale
-        for pixels, side in zip((height, width), sides, strict=True)
-    )
-    for name, pixels in (("height", height), ("width", width)):
-        if pixels is not None and (pixels < scale or pixels % scale):
-            raise UserError(f"{name} {pixels}: expected a multiple of {scale} pixels")
-    return channels, rows, columns
 
 
 def _as_latents(values: Array, num: int, *shape: int) -> torch.Tensor:

@@ -65,15 +65,8 @@ def generate(config: GenerateConfig) -> int:
         RunError: the disk is full or the folder is in use.
     """
     device = find_device(config.device)
-    find_device(config.recogniser_device)
     config = settle(config, device)
-    source = open_source(config.source)
-    if config.out.resolve().is_relative_to(config.source.resolve()):
-        raise UserError(
-            f"out {config.out} lies in the source {config.source}, where it would become an identity"
-        )
-    members = select(source, config)
-    check_names([identity.name for identity in members], format=config.format)
+    source, members = prepare(config)
     document = describe(config, source, members)
     with Dataset.open(config.out, document) as dataset, ThreadPoolExecutor() as pool:
         if dataset.unfinished:
@@ -83,11 +76,31 @@ def generate(config: GenerateConfig) -> int:
     return conclude(counts, config)
 
 
+def prepare(config: GenerateConfig) -> tuple[FolderSource, list[Identity]]:
+    """The source, and the identities to make in the order of their labels.
+
+    Raises:
+        UserError: they cannot be used.
+    """
+    find_device(config.recogniser_device)
+    source = open_source(config.source)
+    if config.out.resolve().is_relative_to(config.source.resolve()):
+        raise UserError(
+            f"out {config.out} lies in the source {config.source}, where it would become an identity"
+        )
+    members = select(source, config)
+    check_names([identity.name for identity in members], format=config.format)
+    return source, members
+
+
 def settle(config: GenerateConfig, device: str) -> GenerateConfig:
-    """The configuration with `auto` arithmetic decided for the device, as it will be written down."""
-    if config.dtype != "auto":
-        return config
-    return config.model_copy(update={"dtype": "float32" if device == "cpu" else "float16"})
+    """The configuration with `auto` decided for the device, as it will be written down."""
+    decided: dict[str, Any] = {}
+    if config.dtype == "auto":
+        decided["dtype"] = "float32" if device == "cpu" else "float16"
+    if config.backend == "auto":
+        decided["backend"] = "openvino" if device == "cpu" else "torch"
+    return config.model_copy(update=decided)
 
 
 def select(source: FolderSource, config: GenerateConfig) -> list[Identity]:
@@ -165,9 +178,10 @@ def open_stages(
             f"recogniser {embedder.recogniser.path} takes {embedder.recogniser.size} pixels, generated crops have "
             "112x112: give one of that size"
         )
+    assert config.backend != "auto", "settled"
     generator = Arc2FaceGenerator.from_pretrained(
-        config.models, backend=config.backend, device=device, dtype=config.dtype, batch_size=config.batch_size,
-        sampler=config.sampler, height=config.height, width=config.width,
+        config.models, backend=config.backend, engines=config.engines, device=device, dtype=config.dtype,
+        batch_size=config.batch_size, sampler=config.sampler, height=config.height, width=config.width,
     )  # fmt: skip
     if embedder.recogniser.embedding_dim != generator.embedding_dim:
         raise UserError(

@@ -136,6 +136,11 @@ class Scheduler:
         return bool(self._order or self._waiting)
 
     @property
+    def drawings(self) -> list[Drawing]:
+        """The images in slots, the oldest first."""
+        return [self._held(slot) for slot in self._order]
+
+    @property
     def hungry(self) -> bool:
         """Whether the next batch would have empty rows: add images while there are any."""
         return self._rows_ready() + sum(drawing.waiting for drawing in self._waiting) < self.batch_rows

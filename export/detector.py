@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2r_fast.engine.files import Written
-from d2r_fast.export.graph import export_onnx
+from d2r_fast.export.graph import BATCH, export_onnx
 
 STRIDES = (8, 16, 32)
 NUM_ANCHORS = 2
@@ -190,12 +190,8 @@ def export_detector(network: SCRFD, path: Path) -> Written:
         axis: SIZE_MULTIPLE * torch.export.Dim(name, min=2, max=MAX_SIZE // SIZE_MULTIPLE)
         for axis, name in ((2, "rows"), (3, "columns"))
     }
-    batch = {0: torch.export.Dim("batch", min=1, max=1024)} if network.batched else {}
+    images = torch.zeros(2 if network.batched else 1, 3, 160, 128)
+    batch = {0: BATCH} if network.batched else {}
     return export_onnx(
-        network,
-        torch.zeros(2 if network.batched else 1, 3, 160, 128),
-        path,
-        input_name="input.1",
-        output_names=OUTPUT_NAMES,
-        dynamic_axes=batch | sides,
+        network, {"input.1": images}, path, outputs=OUTPUT_NAMES, dynamic_axes={"input.1": batch | sides}
     )

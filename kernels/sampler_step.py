@@ -183,7 +183,9 @@ def _check(
     noise: torch.Tensor | None,
 ) -> None:
     if x.ndim != 4 or eps.ndim != 4:
-        raise ValueError(f"x is {tuple(x.shape)}, eps {tuple(eps.shape)}: expected (S, C, h, w), (R, C, h, w)")
+        raise ValueError(
+            f"x is {tuple(x.shape)}, eps {tuple(eps.shape)}: expected (S, C, h, w), (R, C, h, w)"
+        )
     num_images, latent = len(slot), tuple(x.shape[1:])
     floats = {"x": (x, (len(x), *latent)), "x0": (x0, (len(x), *latent)), "eps": (eps, (len(eps), *latent))}
     floats |= {"guidance": (guidance, (num_images,)), "rows": (rows, (num_images, 6))}

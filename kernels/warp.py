@@ -20,17 +20,23 @@ def warp(images: torch.Tensor, matrices: torch.Tensor, size: int) -> torch.Tenso
     return torch.cat(crops)
 
 
-def _positions(matrices: torch.Tensor, size: int) -> torch.Tensor:
-    """Where each pixel of the crop lies in the image: (N, size, size, 2) float64 x, y."""
+def invert(matrices: torch.Tensor) -> torch.Tensor:
+    """The matrices float64 (N, 2, 3) of the inverse maps, from crop to image."""
     matrices = matrices.double()
     a, b, c, d = (matrices[:, i, j] for i in (0, 1) for j in (0, 1))
     adjugate = torch.stack([torch.stack([d, -b], -1), torch.stack([-c, a], -1)], -2)
     inverse = adjugate / (a * d - b * c)[:, None, None]
     shift = -(inverse * matrices[:, None, :, 2]).sum(-1)
+    return torch.cat([inverse, shift[:, :, None]], -1)
+
+
+def _positions(matrices: torch.Tensor, size: int) -> torch.Tensor:
+    """Where each pixel of the crop lies in the image: (N, size, size, 2) float64 x, y."""
+    inverse = invert(matrices)
     grid = torch.arange(size, dtype=torch.float64, device=matrices.device)
     across = inverse[:, None, :, 0] * grid[:, None]
     down = inverse[:, None, :, 1] * grid[:, None]
-    return down[:, :, None] + across[:, None, :] + shift[:, None, None, :]
+    return down[:, :, None] + across[:, None, :] + inverse[:, None, None, :, 2]
 
 
 def _sample(images: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

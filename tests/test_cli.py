@@ -17,6 +17,10 @@ from .conftest import PROGRAM
 # A flag that goes, or changes its name, breaks somebody's script: change this table on purpose or not at all.
 SURFACE = {
     "demo": {"out"},
+    "build-engines": {
+        "models", "out", "backend", "precision", "batch_size", "networks", "height", "width", "lora", "recogniser",
+        "targets", "device",
+    },
     "models init": {"out", "size", "seed"},
     "models pull": {"out"},
     "models check": {"folder"},
@@ -32,14 +36,16 @@ SURFACE = {
     "generate": {
         "source", "models", "out", "config", "preset", "identities", "ranking", "images_per_identity",
         "source_images_per_identity", "images_per_latent", "prototype", "alpha", "source_alignment", "sampler",
-        "steps", "guidance", "guidance_interval", "identity_steps", "early_reject", "clip_offset", "clip_offset_scale", "seed", "height", "width", "detector",
+        "steps", "guidance", "guidance_interval", "identity_steps", "early_reject",
+        "clip_offset", "clip_offset_scale", "seed", "height", "width", "detector",
         "min_face_size", "attempts", "format", "image_format", "jpeg_quality", "identities_per_shard", "backend",
-        "dtype", "recogniser", "batch_size", "device", "recogniser_device", "max_error_rate",
+        "dtype", "engines", "recogniser", "batch_size", "device", "recogniser_device", "max_error_rate",
     },
     "verify": {"folder", "quick"},
     "report": {"folder", "out"},
     "doctor": set(),
 }  # fmt: skip
+SURFACE["plan"] = SURFACE["generate"] | {"seconds"}
 REQUIRED = ["generate", "renders", "--models", "m", "--out", "o"]
 
 

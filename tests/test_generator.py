@@ -331,7 +331,8 @@ def test_values_that_are_not_finite_name_their_images(generator: Arc2FaceGenerat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"backend": "tensorrt"}, r"backend 'tensorrt' is not there: expected one of torch"),
+        ({"backend": "tensorflow"}, r"backend 'tensorflow' is not there: expected one of torch"),
+        ({"backend": "tensorrt"}, r"backend tensorrt runs on CUDA alone"),
         ({"device": "cuda:99"}, r"device 'cuda:99' is not there: this machine has cpu"),
         ({"device": "tpu"}, r"device 'tpu' is not there"),
         ({"dtype": "int8"}, r"dtype 'int8': expected one of auto, bfloat16, float16, float32"),

@@ -79,6 +79,15 @@ def load_conditioner(models: Path, *, device: str, batch_size: int) -> Condition
     return Conditioner(load_text_model(models, device=device), batch_size=batch_size)
 
 
+def read_skeleton(models: Path, part: Part) -> Any:
+    """The part's network on the meta device, without values; its `config` has every default filled in.
+
+    Raises:
+        UserError: no such file, or a config that describes no such network.
+    """
+    return _build(part, config_file(models, part))
+
+
 def load_scheduler_config(models: Path) -> dict[str, Any]:
     """The scheduler's JSON, as it is written.
 

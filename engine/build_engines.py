@@ -1,0 +1,262 @@
+"""`d2r-fast build-engines` and `open_engine`: engines that are built where they are missing, and opened.
+
+An engine is built in a folder nobody sees, compared with the float32 network, and only then given its name;
+its sidecar comes last. Whatever differs from what is wanted is built again, or refused in one line.
+"""
+
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from d2r_fast.engine.backends.network import Network, Port
+from d2r_fast.engine.batch import rows_of
+from d2r_fast.engine.config import Precision
+from d2r_fast.engine.console import say
+from d2r_fast.engine.engine_file import Built, building, describe, install, refuse, write_sidecar
+from d2r_fast.engine.engine_job import NETWORKS, Job, Wish, expand, locked
+from d2r_fast.engine.engine_memory import WIDTHS, check_fits, estimate
+from d2r_fast.engine.engine_parity import NUM_ROWS, SEED, measure, not_measured
+from d2r_fast.engine.engine_record import EngineRecord, Memory, Parity, PortRecord
+from d2r_fast.engine.errors import RunError, UserError
+
+Engine = Built[EngineRecord]
+Expected = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
+BASE_S = 2
+EXPORT_S_PER_MODULE = 0.09
+EXPORT_S_PER_GIGAPARAMETER = 30
+"""What a build takes beside the backend's own seconds, for the estimate beforehand: measured on two cores."""
+
+
+def build_engines(
+    models: Path,
+    out: Path,
+    *,
+    backend: str,
+    precision: Precision,
+    batch_size: int = 8,
+    networks: str = "unet,vae,encoder,arcface,detector",
+    height: int | None = None,
+    width: int | None = None,
+    lora: bool = False,
+    recogniser: Path | None = None,
+    targets: str = "",
+    device: str = "auto",
+) -> int:
+    """Builds what is missing or differs in an engines folder; prints one line per network.
+
+    Args:
+        models: model folder.
+        out: engines folder, made if need be.
+        backend, precision, height, width, lora, recogniser, device: see `Wish`.
+        batch_size: rows of the UNet on CUDA; other networks get theirs by `rows_of`.
+        networks: comma-separated; detector stands for pnet, rnet and onet.
+        targets: comma-separated compute capabilities, as sm89; for tensorrt-rtx.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        UserError: something of this is not there or does not fit.
+        RunError: a build failed, or is not accurate enough; finished engines are kept.
+    """
+    wish = Wish(
+        backend=backend, precision=precision, device=device, batch_size=batch_size, height=height, width=width,
+        lora=lora, recogniser=recogniser, targets=tuple(t.strip() for t in targets.split(",") if t.strip()),
+    ).checked()  # fmt: skip
+    for name in expand(networks):
+        with locked(out):
+            rows = rows_of(name, wish.batch_size)
+            job = Job.open(name, models, out, replace(wish, batch_size=rows))
+            found = job.find()
+            engine, verb = (
+                (found, "up to date") if isinstance(found, Built) else (build_engine(job)[0], "built")
+            )
+        print(_line(engine, verb))
+    return 0
+
+
+def open_engine(
+    name: str,
+    models: Path,
+    *,
+    engines: Path,
+    backend: str,
+    precision: Precision,
+    device: str,
+    batch_size: int,
+    height: int | None = None,
+    width: int | None = None,
+    lora: bool = False,
+    recogniser: Path | None = None,
+    build: bool = True,
+) -> Network:
+    """A network of a model folder, ready to run, from its engine; one that is missing or differs is built.
+
+    Args:
+        name: unet, vae, encoder, arcface, pnet, rnet or onet.
+        models: model folder.
+        engines: engines folder.
+        backend, precision, device, batch_size, height, width, lora, recogniser: see `Wish`.
+        build: whether a missing engine may be built; else it is refused.
+
+    Raises:
+        UserError: something of this is not there or does not fit; what differs, where `build` is False.
+        RunError: the build or the loading failed, or the network does not fit into memory.
+    """
+    assert name in NETWORKS, name
+    wish = Wish(
+        backend=backend, precision=precision, device=device, batch_size=batch_size, height=height, width=width,
+        lora=lora, recogniser=recogniser,
+    ).checked()  # fmt: skip
+    job = Job.open(name, models, engines, wish)
+    found = job.find()
+    if isinstance(found, Built):
+        return load_engine(job, found)
+    if not build:
+        raise refuse(found)
+    with locked(engines):
+        found = job.find()
+        if isinstance(found, str):
+            found, network = build_engine(job)
+            if network is not None:
+                return network
+    return load_engine(job, found)
+
+
+def build_engine(job: Job) -> tuple[Engine, Network | None]:
+    """Builds an engine, compares it with the float32 network, installs it. The caller holds the folder's lock.
+
+    Returns:
+        The engine, and the network as it was opened for the comparison; None if it cannot run here.
+
+    Raises:
+        UserError, RunError: as `build_engines`.
+    """
+    spec, backend = job.spec, job.backend
+    memory = estimate(job.network, precision=spec.precision, fused=backend.fuses_attention)
+    _say_cost(job, memory)
+    _check_memory(job, memory, copies=backend.build_copies)
+    started_s = time.monotonic()
+    expected = _reference(job)
+    with building(job.sidecar) as folder:
+        backend.build(spec, job.source, folder)
+        job.forget_key()
+        built = [path for path in sorted(folder.iterdir()) if path.suffix != ".log"]
+        own = describe(job.root, job.sidecar.parent, built)
+        shared = job.source.onnx_files if backend.loads_onnx else {}
+        paths = {name: job.root / name for name in shared} | dict(zip(own, built, strict=True))
+        network, parity = _try_out(job, paths, expected)
+        record = EngineRecord(
+            key=job.key, files=shared | own, build_s=round(time.monotonic() - started_s, 2),
+            inputs=[_port(port) for port in spec.inputs], outputs=[_port(port) for port in spec.outputs],
+            parity=parity, memory=memory,
+        )  # fmt: skip
+        install(folder, job.sidecar, record)
+    return Built(job.root, job.sidecar, record), network
+
+
+def load_engine(job: Job, engine: Engine) -> Network:
+    """Opens an engine that `Job.find` found, after reading all its files once.
+
+    An engine that could not run where it was built is compared now; if it is not accurate its sidecar is deleted.
+
+    Raises:
+        UserError: a file is damaged, or the backend does not take it.
+        RunError: it does not fit into memory, or fails, or is not accurate.
+    """
+    spec, record = job.spec, engine.record
+    reason = job.backend.why_not(spec.device)
+    if reason is not None:
+        raise UserError(f"backend {spec.backend}: {reason}")
+    damage = engine.damage(thorough=True)
+    if damage is not None:
+        raise refuse(damage)
+    _check_memory(job, record.memory, copies=1)
+    network = job.backend.load(spec, engine.files, job.source)
+    if record.parity.worst is None:
+        try:
+            parity = measure(network, *_reference(job), backend=spec.backend, precision=spec.precision)
+        except RunError:
+            engine.sidecar.unlink(missing_ok=True)
+            raise
+        write_sidecar(engine.sidecar, record.model_copy(update={"parity": parity}))
+    return network
+
+
+def _reference(job: Job) -> Expected:
+    """Random inputs and what the float32 network makes of them."""
+    inputs = job.network.random_inputs(NUM_ROWS, seed=SEED)
+    return inputs, job.network.reference(inputs)
+
+
+def _try_out(job: Job, files: dict[str, Path], expected: Expected) -> tuple[Network | None, Parity]:
+    """The network opened from files that are not installed yet, and its parity, if it can run here."""
+    spec, backend = job.spec, job.backend
+    reason = backend.why_not(spec.device)
+    if reason is not None:
+        return None, not_measured(reason, precision=spec.precision)
+    network = backend.load(spec, files, job.source)
+    return network, measure(network, *expected, backend=spec.backend, precision=spec.precision)
+
+
+def _check_memory(job: Job, memory: Memory, *, copies: float) -> None:
+    """See that the network fits where it is to run, and that many copies of its weights where it is compiled.
+
+    Raises:
+        RunError: they do not.
+    """
+    spec = job.spec
+    held = memory.model_copy(update={"weights_bytes": int(memory.weights_bytes * copies)})
+    if spec.device == "cpu":
+        check_fits(held, name=spec.name, device="cpu", num_streams=torch.get_num_threads())
+        return
+    if copies > 1:
+        check_fits(held, name=spec.name, device="cpu", num_streams=0)
+    if job.backend.why_not(spec.device) is None:
+        check_fits(memory, name=spec.name, device=spec.device, batch_size=spec.batch_size)
+
+
+def _say_cost(job: Job, memory: Memory) -> None:
+    """Says what a build will take, and sees that the disk has it.
+
+    Raises:
+        RunError: it has not.
+    """
+    spec, backend = job.spec, job.backend
+    num_parameters = memory.weights_bytes // WIDTHS[spec.precision]
+    seconds = BASE_S + num_parameters / 1e9 * backend.seconds_per_gigaparameter
+    onnx_precision = backend.onnx_precision(spec.precision)
+    needed = 0 if backend.loads_onnx or onnx_precision is None else memory.weights_bytes
+    if onnx_precision is not None and job.key["onnx_sha256"] is None:
+        needed += num_parameters * WIDTHS[onnx_precision]
+        num_modules = sum(1 for _ in job.network.module.modules())
+        seconds += num_modules * EXPORT_S_PER_MODULE + num_parameters / 1e9 * EXPORT_S_PER_GIGAPARAMETER
+    say(
+        f"{spec.name}: building for {spec.backend} in {spec.precision}, about {seconds:.0f} s and "
+        f"{needed / 1e6:,.0f} MB of disk ({num_parameters / 1e6:.1f} million parameters)"
+    )
+    free, wanted = shutil.disk_usage(job.root).free, int(needed * 1.1)
+    if free < wanted:
+        raise RunError(
+            f"{job.root} has {free:,} bytes free and the {spec.name} engine needs {wanted:,}: free some space, then "
+            "run the same command again"
+        )
+
+
+def _line(engine: Engine, verb: str) -> str:
+    record = engine.record
+    took = f" in {record.build_s:.1f} s" if verb == "built" else ""
+    parity = record.parity
+    accuracy = (
+        f"relative L2 error {parity.worst:.1e}, allowed {parity.limit:.0e}"
+        if parity.worst is not None
+        else f"accuracy measured {parity.where}"
+    )
+    return f"{record.key['network']}: {verb}{took}, {record.num_bytes / 1e6:,.1f} MB, {accuracy}"
+
+
+def _port(port: Port) -> PortRecord:
+    return PortRecord(name=port.name, dtype=str(port.dtype).removeprefix("torch."), shape=list(port.shape))

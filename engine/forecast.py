@@ -1,0 +1,187 @@
+"""`d2r-fast plan`: what a run will take, from a few seconds of its own work on this machine.
+
+Every stage is timed alone on the run's networks and shapes: rows of the UNet, the finishing of images, the
+embedding of renders. How many of each a run needs is known beforehand. On a CPU the stages share the same
+cores, so their times add up; on CUDA the slower of sampling and finishing sets the pace, because they overlap.
+Images that will be drawn twice are not foreseen.
+"""
+
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from d2r_fast.engine.config import GenerateConfig
+from d2r_fast.engine.device import device_name, find_device
+from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.finish import Task
+from d2r_fast.engine.flow import Stages
+from d2r_fast.engine.person import Person
+from d2r_fast.engine.pipeline import open_stages, prepare, settle
+from d2r_fast.engine.schedule import guided_steps
+from d2r_fast.engine.source import Identity
+from d2r_fast.kernels.noise import normal
+
+ROW_BYTES = 600
+"""What an image's rows in the tables take, and its members in a tar beyond their content on average."""
+TAR_BYTES = 3 * 512 + 2 * 512
+"""Headers and padding of an image's three members in a tar."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a run takes.
+
+    Attributes:
+        num_images: that are wanted.
+        num_rows: of the UNet, over all of them.
+        row_s, image_s, identity_s: seconds per UNet row, per finished image, per identity embedded.
+        total_s: of the run, without starting up.
+        disk_bytes: of the dataset.
+        memory_bytes: of the process at its largest so far; on CUDA also `gpu_bytes`.
+    """
+
+    num_images: int
+    num_rows: int
+    row_s: float
+    image_s: float
+    identity_s: float
+    total_s: float
+    disk_bytes: int
+    memory_bytes: int
+    gpu_bytes: int
+
+
+def run_plan(config: GenerateConfig, *, seconds: float) -> int:
+    """The `plan` command: measure, and print the forecast.
+
+    Args:
+        config: of the run; nothing is written to its `out`.
+        seconds: to time the UNet for, at least.
+
+    Raises:
+        UserError: as `generate` would, or no identity of the source can be used.
+    """
+    device = find_device(config.device)
+    config = settle(config, device)
+    source, members = prepare(config)
+    with ThreadPoolExecutor() as pool:
+        stages = open_stages(config, source, device, pool)
+        found = forecast(config, stages, members, seconds=seconds)
+    on = device_name(device)
+    free = shutil.disk_usage(_existing(config.out)).free
+    print(f"images: {found.num_images:,} of {len(members):,} identities, {found.num_rows:,} UNet rows")
+    print(
+        f"measured on {on}, backend {config.backend}, {config.dtype}: {found.row_s * 1e3:.3g} ms a UNet row, "
+        f"{found.image_s * 1e3:.3g} ms to finish an image, {found.identity_s * 1e3:.3g} ms to embed an identity"
+    )
+    print(f"time: {_span(found.total_s)}, {found.num_images / found.total_s:.3g} images/s")
+    print(f"disk: {found.disk_bytes / 1e9:.3g} GB; {free / 1e9:.3g} GB free at {config.out}")
+    on_card = f", {found.gpu_bytes / 1e9:.3g} GB on the GPU" if found.gpu_bytes else ""
+    print(f"memory: {found.memory_bytes / 1e9:.3g} GB{on_card}")
+    return 0
+
+
+def forecast(config: GenerateConfig, stages: Stages, members: list[Identity], *, seconds: float) -> Forecast:
+    """Times each stage, and works out what the run takes."""
+    met_s, person = _time_meeting(stages, members)
+    row_s = _time_rows(stages, person, config, seconds=seconds)
+    image_s, image_bytes = _time_finishing(stages, person)
+    num_images = len(members) * config.images_per_identity
+    num_rows = sum(
+        config.images_per_identity * _rows(config, stages.steps.get(identity.name, config.steps))
+        for identity in members
+    )
+    sampling_s, finishing_s = num_rows * row_s, num_images * image_s
+    on_gpu = stages.finisher.generator.device != "cpu"
+    together_s = max(sampling_s, finishing_s) if on_gpu else sampling_s + finishing_s + len(members) * met_s
+    peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Forecast(
+        num_images=num_images, num_rows=num_rows, row_s=row_s, image_s=image_s, identity_s=met_s, total_s=together_s,
+        disk_bytes=int(num_images * (image_bytes + ROW_BYTES + TAR_BYTES)),
+        memory_bytes=peak_kb * 1024, gpu_bytes=torch.cuda.max_memory_allocated() if on_gpu else 0,
+    )  # fmt: skip
+
+
+def _rows(config: GenerateConfig, steps: int) -> int:
+    return steps + sum(guided_steps(steps, config.guidance, config.guidance_interval))
+
+
+def _time_meeting(stages: Stages, members: list[Identity]) -> tuple[float, Person]:
+    """Seconds per identity, and the first that can be made."""
+    for label, identity in enumerate(members):
+        person = stages.host.meet(label, identity).person
+        if person is not None:
+            taken_s = min(_timed(partial(stages.host.meet, label, identity)) for _ in range(3))
+            return taken_s, person
+    raise UserError(f"no identity of {stages.host.source.root} can be used: `d2r-fast embed` says why")
+
+
+def _time_rows(stages: Stages, person: Person, config: GenerateConfig, *, seconds: float) -> float:
+    """Seconds per row of the UNet in full batches."""
+    generator = stages.finisher.generator
+    context = generator.condition(torch.from_numpy(person.latents[:1]), stages.offset)[0]
+    scheduler = generator.scheduler(
+        lambda wanted: normal(
+            torch.tensor([[person.key, 0, 0, k] for _, k in wanted]), generator.latent_shape
+        )
+    )
+
+    def run() -> None:
+        while scheduler.hungry:
+            scheduler.add(
+                generator.drawing(
+                    0,
+                    context,
+                    steps=config.steps,
+                    guidance=config.guidance,
+                    interval=config.guidance_interval,
+                )
+            )
+        scheduler.step()
+
+    run()  # the first batch also warms up
+    spent_s, num_batches = 0.0, 0
+    while num_batches < 3 or spent_s < seconds:
+        spent_s += _timed(run)
+        num_batches += 1
+    return spent_s / num_batches / scheduler.batch_rows
+
+
+def _time_finishing(stages: Stages, person: Person) -> tuple[float, float]:
+    """Seconds to finish an image, and bytes of an encoded one."""
+    generator = stages.finisher.generator
+    num = 2 if generator.device == "cpu" else stages.finish_batch
+    jobs = person.jobs(stages.finisher.recipe)
+    tasks: list[Task] = [(jobs[place % len(jobs)], person) for place in range(num)]
+    keys = torch.tensor([[person.key, place, 0, 0] for place in range(num)])
+    latents = normal(keys, generator.latent_shape).to(generator.device)
+    outcomes = stages.finisher.finish(tasks, latents)
+    sizes = [len(outcome.image) for outcome in outcomes if outcome.image is not None]
+    taken_s = min(_timed(lambda: stages.finisher.finish(tasks, latents)) for _ in range(3))
+    return taken_s / num, sum(sizes) / len(sizes) if sizes else 0.0
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started_s = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started_s
+
+
+def _existing(path: Path) -> Path:
+    """The path or its nearest parent that is there."""
+    return next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
