@@ -55,3 +55,30 @@ class Histogram:
             return float("nan")
         index = int(np.searchsorted(np.cumsum(self.counts), share * self.num))
         return float((self.edges[:-1] + self.edges[1:])[min(index, self.num_bins - 1)] / 2)
+
+
+@dataclass(slots=True)
+class Agreement:
+    """How well two measures of the same things agree, without keeping them: Pearson's r."""
+
+    num: int = 0
+    sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
+    products: NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, 2)))
+
+    def add(self, first: NDArray[np.floating], second: NDArray[np.floating]) -> None:
+        """Take in some more pairs, both (n,); those with NaN are left out."""
+        pairs = np.stack([first, second]).astype(np.float64)
+        pairs = pairs[:, ~np.isnan(pairs).any(axis=0)]
+        self.num += pairs.shape[1]
+        self.sums += pairs.sum(axis=1)
+        self.products += pairs @ pairs.T
+
+    @property
+    def r(self) -> float:
+        """From -1 to 1; NaN where there are fewer than two pairs or one measure does not vary."""
+        if self.num < 2:
+            return float("nan")
+        means = self.sums / self.num
+        spread = self.products / self.num - np.outer(means, means)
+        scale = float(np.sqrt(spread[0, 0] * spread[1, 1]))
+        return float(spread[0, 1]) / scale if scale > 1e-12 else float("nan")

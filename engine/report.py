@@ -5,6 +5,7 @@
 The page is a function of the folder's contents, and of the renders if they are still where they were.
 """
 
+import json
 import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -159,7 +160,7 @@ def settings(summary: Summary) -> list[dict[str, Any]]:
         {
             "name": name, "value": value,
             "meaning": (fields[name].description or "") if name in fields else "",
-            "changed": name in fields and value != fields[name].default,
+            "changed": name in fields and json.dumps(value) != json.dumps(fields[name].default),
         }
         for name, value in summary.document["recipe"].items()
     ]  # fmt: skip

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from d2r_fast.engine.dataset import read_events
 from d2r_fast.engine.errors import RunError, UserError
-from d2r_fast.engine.histogram import Histogram
+from d2r_fast.engine.histogram import Agreement, Histogram
 from d2r_fast.engine.marker import (
     DOCUMENT,
     EVENTS,
@@ -95,6 +95,8 @@ class Summary:
     """cos_prototype of the images in each bin of t."""
     latent_by_t: list[Histogram] = field(default_factory=lambda: [Histogram(-1, 1, 200) for _ in range(20)])
     """cos_latent likewise."""
+    early: Agreement = field(default_factory=Agreement)
+    """cos_early and cos_latent of the written images that --early-reject looked at."""
     num_identities: int = 0
     num_unusable_identities: int = 0
     num_compared: int = 0
@@ -211,7 +213,7 @@ def _numbers(column: Any) -> NDArray[np.float64]:
 
 
 def _count_images(summary: Summary, path: Path) -> None:
-    columns = ["status", "reason", "attempts", "t", "cos_prototype", "cos_latent"]
+    columns = ["status", "reason", "attempts", "t", "cos_prototype", "cos_latent", "cos_early"]
     for batch in read_batches(path, columns):
         status = batch["status"].to_pylist()
         summary.statuses.update(status)
@@ -222,6 +224,7 @@ def _count_images(summary: Summary, path: Path) -> None:
         values = {name: _numbers(batch[name])[written] for name in columns[2:]}
         summary.attempts.update(values["attempts"].astype(int).tolist())
         summary.cos_prototype.add(values["cos_prototype"])
+        summary.early.add(values["cos_early"], values["cos_latent"])
         summary.t.add(values["t"])
         bins = (
             np.nan_to_num(values["t"] * summary.t.num_bins, nan=-1)

@@ -1,5 +1,6 @@
 """The flow of a run: early looks, other step counts, failures half-way, and what may not depend on any of it."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from d2r_fast.engine.config import GenerateConfig, Recipe
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.finish import Finisher
 from d2r_fast.engine.flow import EARLY
+from d2r_fast.engine.report import write_report
 from d2r_fast.engine.rows import ImageRow
 from d2r_fast.engine.scheduler import Scheduler
 from d2r_fast.engine.verify import verify
@@ -159,3 +161,15 @@ def test_step_tables_that_cannot_be_used(
 def test_recipes_that_contradict_themselves(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Recipe(**settings)
+
+
+def test_the_report_says_what_early_looks_did(renders: Path, mini_models: Path, tmp_path: Path) -> None:
+    found = run(renders, mini_models, tmp_path / "out", identities=2, early_reject=(2, -1.0))
+    pairs = np.array([[row.cos_early, row.cos_latent] for row in found], np.float64)
+    page = write_report(tmp_path / "out", out=None).read_text()
+    expected = np.corrcoef(pairs.T)[0, 1]
+    (shown,) = re.findall(r'id="early">.*<i>r</i> = (\S+):', page)
+    assert float(shown.replace("\N{MINUS SIGN}", "-")) == pytest.approx(expected, abs=0.006)
+    plain = run(renders, mini_models, tmp_path / "plain", identities=1)
+    assert plain
+    assert 'id="early"' not in write_report(tmp_path / "plain", out=None).read_text()

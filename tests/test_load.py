@@ -271,7 +271,9 @@ def test_a_wrong_setting_is_one_line(models: Path, file: str, settings: dict[str
 
 
 def open_all(models: Path) -> Any:
-    return open_networks("torch", models, **FP32, batch_size=1, sampler="dpm++2m")
+    return open_networks(
+        "torch", models, **FP32, engines=None, batch_size=1, lora=False, height=None, width=None
+    )
 
 
 def test_a_vae_without_its_factor_has_that_of_stable_diffusion_1(models: Path) -> None:

@@ -8,6 +8,7 @@ missing at random values. Nothing is ever fetched.
 import json
 import pickle
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,17 @@ def load_conditioner(models: Path, *, device: str, batch_size: int) -> Condition
 def read_skeleton(models: Path, part: Part) -> Any:
     """The part's network on the meta device, without values; its `config` has every default filled in.
 
+    It is shared, as several readers of one folder want only its config: not to be changed.
+
     Raises:
         UserError: no such file, or a config that describes no such network.
     """
-    return _build(part, config_file(models, part))
+    file = config_file(models, part)
+    try:
+        status = file.stat()
+    except OSError:
+        return _build(part, file)  # says what is wrong
+    return _build_once(part, file, status.st_mtime_ns, status.st_size)
 
 
 def load_scheduler_config(models: Path) -> dict[str, Any]:
@@ -183,6 +191,11 @@ def _load(
     }
     _fill(network, prepare(network, tensors), file, device=device, dtype=dtype)
     return network
+
+
+@lru_cache(maxsize=8)
+def _build_once(part: Part, file: Path, *_: int) -> nn.Module:
+    return _build(part, file)
 
 
 def _build(part: Part, file: Path) -> nn.Module:
