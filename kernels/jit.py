@@ -5,8 +5,8 @@ there and not at the top because machines without CUDA do not have it, and must 
 the torch expressions beside the kernels.
 
 With TRITON_INTERPRET=1 in the environment before Triton is first imported, kernels run on CPU tensors in
-Triton's interpreter: right and very slow, for tests alone. Its bfloat16 arithmetic is wrong (Triton 3.6 to
-3.9), so kernels convert to float32 as they load, which they have to do for their accuracy anyway.
+Triton's interpreter: right and very slow, for tests alone. Its bfloat16 arithmetic is wrong (Triton 3.9), so
+kernels convert to float32 as they load, which they have to do for their accuracy anyway.
 """
 
 from collections.abc import Callable

@@ -15,8 +15,8 @@ against the known answers of its reference implementation. The integers are exac
 go through float64 logarithms and cosines, which libraries round differently in the last bit, so draw them
 on the CPU where the result has to be the same on machines with and without a GPU.
 
-`fused_normal` draws the same numbers on CUDA in one Triton kernel. `normal` runs there too, as some hundred
-torch kernels over int64 words.
+`fused_normal` draws the same numbers on CUDA in one Triton kernel. `normal` runs there too, as more than a
+hundred torch kernels over int64 words.
 """
 
 from __future__ import annotations  # `tl` is bound when a kernel is first launched

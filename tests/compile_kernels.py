@@ -30,41 +30,33 @@ TYPES = {
     torch.int64: "*i64", torch.uint8: "*u8",
 }  # fmt: skip
 INSTRUCTION = re.compile(r"^\s+(?:@%p\d+ )?([a-z][a-z0-9_.:]*)", re.MULTILINE)
-Launch = tuple[str, Callable[..., None], tuple[Any, ...], dict[str, Any]]
+Launch = tuple[Callable[..., None], tuple[Any, ...], dict[str, Any]]
 
 
-def record() -> list[Launch]:
-    """Every kernel at a shape of Stable Diffusion 1.5, and once where all sizes are 1."""
+def record(num: int, side: int) -> list[Launch]:
+    """Every kernel, for `num` images whose latents have this side."""
     launches: list[Launch] = []
-    for label, num, side in (("", 16, 64), ("smallest ", 1, 1)):
-        for module in (crop, group_norm, noise, sampler_step):
-            module.launch = partial(note, launches, label)  # type: ignore[attr-defined]
-        launch_norms(num, side)
-        x, eps = empty(num, 4 * side**2, 1, 1), empty(2 * num, 4 * side**2, 1, 1)
-        if side == 1:
-            x, eps = x[:, :1], eps[:, :1]
-        index, rows = empty(num, dtype=torch.int64), empty(num, 6)
-        sampler_step.launch_step(x, x, eps, index, index, index, rows[:, 0], rows, x)
-        keys = torch.zeros((num, 4), dtype=torch.int64)
-        noise.fused_normal(keys, x.shape[1:], device="meta")
-        pictures = empty(num, 8 * side if side > 1 else 1, 8 * side if side > 1 else 1, 3, dtype=torch.uint8)
-        half = (0.5, 0.5, 0.5)
-        matrices = empty(num, 2, 3, dtype=torch.float64)
-        crop.launch_crop(pictures, matrices, 112 if side > 1 else 1, half, half, False, torch.float16)
+    for module in (crop, group_norm, noise, sampler_step):
+        module.launch = partial(note, launches)  # type: ignore[attr-defined]
+    launch_norms(num, side)
+    latent = (4, side, side) if side > 1 else (1, 1, 1)
+    x, eps = empty(num, *latent), empty(2 * num, *latent)
+    index, rows = empty(num, dtype=torch.int64), empty(num, 6)
+    sampler_step.launch_step(x, x, eps, index, index, index, rows[:, 0], rows, x)
+    noise.fused_normal(torch.zeros((num, 4), dtype=torch.int64), latent, device="meta")
+    pictures, size = (empty(num, 8 * side, 8 * side, 3), 112) if side > 1 else (empty(num, 1, 1, 3), 1)
+    half = (0.5, 0.5, 0.5)
+    matrices = empty(num, 2, 3, dtype=torch.float64)
+    crop.launch_crop(pictures.to(torch.uint8), matrices, size, half, half, False, torch.float16)
     return launches
 
 
 def note(
-    launches: list[Launch],
-    label: str,
-    kernel: Callable[..., None],
-    grid: tuple[int, ...],
-    *args: Any,
-    **options: Any,
+    launches: list[Launch], kernel: Callable[..., None], grid: tuple[int, ...], *args: Any, **options: Any
 ) -> None:
     """Stands in for `launch`."""
     assert all(0 < number < 2**31 for number in grid)
-    launches.append((f"{label}{kernel.__name__}", kernel, args, options))
+    launches.append((kernel, args, options))
 
 
 def launch_norms(num: int, side: int) -> None:
@@ -128,5 +120,8 @@ def describe(compiled: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    arch = int(sys.argv[1])
-    print(json.dumps({name: describe(compile_launch(*launch, arch)) for name, *launch in record()}))
+    arch, num_images, side = map(int, sys.argv[1:])
+    found = {
+        launch[0].__name__: describe(compile_launch(*launch, arch)) for launch in record(num_images, side)
+    }
+    print(json.dumps(found))

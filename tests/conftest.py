@@ -1,9 +1,14 @@
 """Shared fixtures: where the sample data lies, and which tests are asked for."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+# Triton reads this once, when diffusers imports it: interpreted where there is no GPU, else compiled.
+os.environ["TRITON_INTERPRET"] = "0" if torch.cuda.is_available() else "1"
 
 PROGRAM = Path(sys.executable).with_name("d2r-fast")
 """The command as installed beside this Python, whatever PATH holds."""

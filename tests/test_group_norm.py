@@ -27,7 +27,7 @@ from .kernel_device import DEVICE, MARKS, draw, without_triton
 
 pytestmark = MARKS
 # Half a unit in the last place for the one rounding at the end, beside float32 arithmetic; a whole one for
-# bfloat16 in the interpreter (Triton 3.6 to 3.9), which cuts off where GPUs round.
+# bfloat16 in the interpreter (Triton 3.9), which cuts off where GPUs round.
 BF16 = 2**-8 if DEVICE == "cuda" else 2**-7
 TOLERANCE = {torch.float32: 4e-6, torch.float16: 2**-11 + 4e-6, torch.bfloat16: BF16 + 4e-6}
 WHOLE = Tiles(True, 0, 0, 0, 1)

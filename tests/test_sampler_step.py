@@ -139,7 +139,9 @@ def test_no_noise_is_not_a_noise_of_zero(function: Callable[..., None]) -> None:
     """-0 + 0 is 0: the neighbours' noise would show in a sign."""
     table = make((1, 1, 4)).pick([UNGUIDED])
     table.x[1], table.x0[1], table.eps[0] = -0.0, 0.0, 1.0
-    table = replace(table, rows=torch.tensor([[1.0, 1.0, 1.0, 0.0, -0.0, 0.0]]), noise=torch.zeros(1, 1, 1, 4))
+    table = replace(
+        table, rows=torch.tensor([[1.0, 1.0, 1.0, 0.0, -0.0, 0.0]]), noise=torch.zeros(1, 1, 1, 4)
+    )
     assert table.run(function)[0][1].signbit().all()
 
 
