@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from d2r_fast.engine.backends import find_backend
 from d2r_fast.engine.backends.network import Network, Port, Rows
@@ -20,6 +22,7 @@ from d2r_fast.engine.config import Precision
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.models.layout import ENCODER, UNET, VAE
 from d2r_fast.engine.models.load import config_file, load_scheduler_config, load_text_model, read_skeleton
+from d2r_fast.engine.recogniser import Recogniser
 from d2r_fast.engine.scheduler import UNet
 from d2r_fast.engine.vae import Decoder
 from d2r_fast.export.exportable import Exportable
@@ -119,6 +122,57 @@ def open_networks(
     )  # fmt: skip
 
 
+def open_recogniser(
+    models: Path,
+    path: Path,
+    *,
+    backend: str,
+    engines: Path | None,
+    device: str,
+    batch_size: int,
+) -> Recogniser:
+    """Opens a face-recognition ONNX in the named backend, in float32.
+
+    Args:
+        models: model folder, which the engine belongs to.
+        path: ONNX file.
+        backend: auto is onnxruntime on the CPU, and on CUDA torch, which needs no other package.
+        engines: engines folder; None for `engines_folder`.
+        device: "cpu" or "cuda:N".
+        batch_size: crops of one run on CUDA.
+
+    Raises:
+        UserError: no such file or backend, or not a recogniser.
+        RunError: an engine cannot be built.
+    """
+    if backend == "auto":
+        backend = "onnxruntime" if device == "cpu" else "torch"
+    if backend == "onnxruntime":
+        return Recogniser.load(path, device=device, batch_size=batch_size)
+    find_backend(backend)
+    recogniser = Recogniser.load(path)
+    network = (
+        _open_torch(
+            "arcface", models=models, device=device, size=None, precision="fp32", batch_size=batch_size, lora=False,
+            recogniser=path,
+        )
+        if backend == "torch"
+        else open_engine(
+            "arcface", models, engines=engines or engines_folder(models), backend=backend, precision="fp32",
+            device=device, batch_size=batch_size, recogniser=path,
+        )
+    )  # fmt: skip
+    rows = Rows(network)
+
+    def run(crops: NDArray[np.float32]) -> NDArray[np.float32]:
+        embeddings: NDArray[np.float32] = (
+            rows({"crops": torch.from_numpy(crops).to(device)})["embedding"].cpu().numpy()
+        )
+        return embeddings
+
+    return recogniser.through(run)
+
+
 def engines_folder(models: Path) -> Path:
     """Where the engines of a model folder are kept if nobody says where: a cache, by the folder's path."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -143,13 +197,15 @@ def _open_torch(
     *,
     models: Path,
     device: str,
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     precision: Precision,
     batch_size: int,
     lora: bool,
+    recogniser: Path | None = None,
 ) -> Network:
     """A network straight from the model folder, for images of any size: the reference for every other backend."""
-    network = open_network(name, models, height=size[0], width=size[1], lora=lora)
+    height, width = size or (None, None)
+    network = open_network(name, models, height=height, width=width, lora=lora, recogniser=recogniser)
     num_rows = 1 if device == "cpu" else batch_size
     spec = Spec(
         name=name, backend="torch", precision=precision, batch_size=num_rows, device=device, targets=(),

@@ -11,6 +11,7 @@ import tyro
 from pydantic import Field
 from tyro.conf import Positional
 
+from d2r_fast.bench.config import SECTIONS, BenchConfig, Section
 from d2r_fast.engine.config import Backend, Frozen, GenerateConfig, Precision, Preset
 
 
@@ -134,7 +135,11 @@ class Embed(Command):
     device: str = "auto"
     """auto, cpu, cuda or cuda:N, for detection."""
     recogniser_device: str = "auto"
-    """Where onnxruntime runs the recogniser; auto: on the device."""
+    """Where the recogniser runs; auto: on the device."""
+    recogniser_backend: Backend | Literal["auto"] = "auto"
+    """What runs it, in float32: auto is onnxruntime on a CPU and torch on CUDA; the others run engines."""
+    engines: Path | None = None
+    """Folder of engines, from build-engines; one that is missing is built there first. Default: a cache folder."""
 
     def run(self) -> int:
         from d2r_fast.engine.embed import embed_source
@@ -183,7 +188,7 @@ class Offset(Command):
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     recogniser_device: str = "auto"
-    """Where onnxruntime runs the recogniser; auto: on the device."""
+    """Where the recogniser runs; auto: on the device."""
 
     def run(self) -> int:
         from d2r_fast.engine.offset import make_offset
@@ -267,6 +272,22 @@ class Report(Command):
         return 0
 
 
+class Bench(BenchConfig, Command):
+    """Measure this machine: ceilings first, then ours against named baselines in turn, then one line of JSON."""
+
+    section: Positional[Section | Literal["all"]]
+    """networks: each backend; detector: batches against one by one; paths: few steps and partial guidance;
+    scheduler: slots against static batches; pipeline: generate against diffusers; kernels; or all of these."""
+
+    def run(self) -> int:
+        from d2r_fast.bench.run import run_bench
+
+        names = SECTIONS if self.section == "all" else (self.section,)
+        return run_bench(
+            names, BenchConfig(**{name: getattr(self, name) for name in BenchConfig.model_fields})
+        )
+
+
 class Doctor(Command):
     """Say what this machine can run, and why not."""
 
@@ -287,5 +308,6 @@ COMMANDS: dict[str, Any] = {
     "generate": Generate,
     "verify": Verify,
     "report": Report,
+    "bench": Bench,
     "doctor": Doctor,
 }

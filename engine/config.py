@@ -157,6 +157,8 @@ class Recipe(Frozen):
     backend: Backend | Literal["auto"] = "auto"
     """What runs the networks: auto is the fastest measured, openvino on a CPU and torch on CUDA. torch runs the
     model folder as it is, the others engines."""
+    recogniser_backend: Backend | Literal["auto"] = "auto"
+    """What runs the recogniser, in float32: auto is onnxruntime on a CPU and torch on CUDA."""
     dtype: DType = "auto"
     """Arithmetic of the diffusion networks. auto: float16 on CUDA, else float32, as Arc2Face publishes."""
 
@@ -204,7 +206,7 @@ class GenerateConfig(Recipe):
     device: str = "auto"
     """auto (cuda where there is one, else cpu), cpu, cuda, or cuda:N."""
     recogniser_device: str = "auto"
-    """Where onnxruntime runs the recogniser; auto: on the device."""
+    """Where the recogniser runs; auto: on the device."""
     max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of rejected and failed images above which the finished run ends with status 3."""
 

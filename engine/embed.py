@@ -14,6 +14,7 @@ from PIL import Image as Pillow
 
 from d2r_fast.engine.accept import can_align
 from d2r_fast.engine.align import align
+from d2r_fast.engine.backend import open_recogniser
 from d2r_fast.engine.console import Meter, say
 from d2r_fast.engine.decode import DecodeError, decode
 from d2r_fast.engine.detect import Detector, load_detector
@@ -85,7 +86,7 @@ UNUSABLE_EMBEDDING = UnusableImage("embed", "embedding is not finite or zero")
 
 def load_embedder(
     models: Path, *, recogniser: Path | None, alignment: Alignment, detector: str, device: str,
-    recogniser_device: str, batch_size: int,
+    recogniser_device: str, batch_size: int, recogniser_backend: str = "auto", engines: Path | None = None,
 ) -> Embedder:  # fmt: skip
     """Open what embedding needs from a model folder; `recogniser` takes the place of the folder's own.
 
@@ -94,14 +95,22 @@ def load_embedder(
     """
     path = recogniser or models / "antelopev2" / "arcface.onnx"
     place = device if recogniser_device == "auto" else recogniser_device
-    network = Recogniser.load(path, device=place, batch_size=batch_size)
+    network = open_recogniser(
+        models,
+        path,
+        backend=recogniser_backend,
+        engines=engines,
+        device=find_device(place),
+        batch_size=batch_size,
+    )
     finder = load_detector(detector, models_dir=models, device=device, min_face_size=20)
     return Embedder(network, finder, alignment)
 
 
 def embed_source(
     source: Path, *, models: Path, out: Path, recogniser: Path | None, source_alignment: Alignment, detector: str,
-    batch_size: int, device: str, recogniser_device: str,
+    batch_size: int, device: str, recogniser_device: str, recogniser_backend: str = "auto",
+    engines: Path | None = None,
 ) -> int:  # fmt: skip
     """The `embed` command: every image of a folder into one parquet file; what cannot be is listed beside it."""
     check_out(out)
@@ -111,6 +120,7 @@ def embed_source(
     embedder = load_embedder(
         models, recogniser=recogniser, alignment=source_alignment, detector=detector,
         device=find_device(device), recogniser_device=recogniser_device, batch_size=batch_size,
+        recogniser_backend=recogniser_backend, engines=engines,
     )  # fmt: skip
     problems: list[Problem] = []
     with (

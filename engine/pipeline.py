@@ -100,6 +100,9 @@ def settle(config: GenerateConfig, device: str) -> GenerateConfig:
         decided["dtype"] = "float32" if device == "cpu" else "float16"
     if config.backend == "auto":
         decided["backend"] = "openvino" if device == "cpu" else "torch"
+    if config.recogniser_backend == "auto":
+        place = device if config.recogniser_device == "auto" else config.recogniser_device
+        decided["recogniser_backend"] = "onnxruntime" if place == "cpu" else "torch"
     return config.model_copy(update=decided)
 
 
@@ -172,6 +175,7 @@ def open_stages(
         config.models, recogniser=config.recogniser, alignment=config.source_alignment,
         detector="mtcnn" if config.detector == "template" else config.detector, device=device,
         recogniser_device=config.recogniser_device, batch_size=RECOGNISER_BATCH,
+        recogniser_backend=config.recogniser_backend, engines=config.engines,
     )  # fmt: skip
     if embedder.recogniser.size != (112, 112):
         raise UserError(

@@ -11,7 +11,9 @@ by itself (a Sub and a Mul among its first eight nodes), when pixels go in as th
 
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,8 @@ class Normalisation:
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Normalised crops (N,3,H,W) -> embeddings (N,D)."""
 _STATE = onnxruntime.capi.onnxruntime_pybind11_state
 INSIGHTFACE = Normalisation("rgb", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 PIXELS = Normalisation("rgb", (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))
@@ -73,6 +77,7 @@ class Recogniser:
         self.size: tuple[int, int] = (image.shape[2], image.shape[3])
         self._batch_size: int = image.shape[0] if isinstance(image.shape[0], int) else batch_size
         self._streams = ThreadPoolExecutor(num_streams) if num_streams > 1 else None
+        self._elsewhere: Run | None = None
 
     @classmethod
     def load(cls, path: Path, *, device: str = "cpu", batch_size: int = 64) -> "Recogniser":
@@ -104,6 +109,12 @@ class Recogniser:
             num_streams=len(os.sched_getaffinity(0)) if on_cpu else 1,
         )  # fmt: skip
 
+    def through(self, run: "Run") -> "Recogniser":
+        """This recogniser with its network run by another backend, for any number of crops."""
+        other = copy(self)
+        other._elsewhere = run
+        return other
+
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed aligned crops.
 
@@ -118,6 +129,8 @@ class Recogniser:
         """
         assert crops.dtype == np.uint8, crops.dtype
         assert crops.shape[1:] == (*self.size, 3), crops.shape
+        if self._elsewhere is not None and len(crops):
+            return self._elsewhere(self._rule(crops))
         starts = range(0, len(crops), self._batch_size)
         chunks = [crops[start : start + self._batch_size] for start in starts]
         embedded = list(self._streams.map(self._run, chunks) if self._streams else map(self._run, chunks))

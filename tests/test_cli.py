@@ -26,7 +26,7 @@ SURFACE = {
     "models check": {"folder"},
     "embed": {
         "source", "models", "out", "recogniser", "source_alignment", "detector", "batch_size", "device",
-        "recogniser_device",
+        "recogniser_device", "recogniser_backend", "engines",
     },
     "rank-identities": {"embeddings", "out"},
     "offset": {
@@ -39,10 +39,14 @@ SURFACE = {
         "steps", "guidance", "guidance_interval", "identity_steps", "early_reject",
         "clip_offset", "clip_offset_scale", "seed", "height", "width", "detector",
         "min_face_size", "attempts", "format", "image_format", "jpeg_quality", "identities_per_shard", "backend",
-        "dtype", "engines", "recogniser", "batch_size", "device", "recogniser_device", "max_error_rate",
+        "recogniser_backend", "dtype", "engines", "recogniser", "batch_size", "device", "recogniser_device", "max_error_rate",
     },
     "verify": {"folder", "quick"},
     "report": {"folder", "out"},
+    "bench": {
+        "section", "models", "size", "engines", "backend", "precision", "batch_size", "height", "width", "images",
+        "device", "budget_s", "save",
+    },
     "doctor": set(),
 }  # fmt: skip
 SURFACE["plan"] = SURFACE["generate"] | {"seconds"}
