@@ -22,6 +22,7 @@ from d2r_fast.engine.config import PRESETS, GenerateConfig, Preset, read_setting
 from d2r_fast.engine.errors import RunError, UserError
 
 DESCRIPTION = "Rendered faces in, realistic training data for face recognition out."
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 MARKERS = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
 
 
@@ -34,6 +35,13 @@ def main() -> None:
     except (UserError, RunError) as error:
         print(f"d2r-fast: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except SystemExit as stop:
+        if stop.code in STOPPED:
+            # Python would wait for what other threads are at, a minute of sampling perhaps.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(stop.code)
+        raise
     except BrokenPipeError:
         # The reader of our output left; Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -243,7 +243,7 @@ def make_all(members: list[Identity], stages: Stages, dataset: Dataset, config: 
                 )
         finally:
             flow.close()
-            writer.shutdown(wait=False, cancel_futures=True)
+            writer.shutdown(cancel_futures=True)  # what it is writing is done soon, and leaves no half file
 
 
 def _members(members: list[Identity], shard: int, config: GenerateConfig) -> Members:

@@ -1,5 +1,6 @@
 """The command line: its frozen surface, its speed, and one line for every wrong value."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -39,7 +40,8 @@ SURFACE = {
         "steps", "guidance", "guidance_interval", "identity_steps", "early_reject",
         "clip_offset", "clip_offset_scale", "seed", "height", "width", "detector",
         "min_face_size", "attempts", "format", "image_format", "jpeg_quality", "identities_per_shard", "backend",
-        "recogniser_backend", "dtype", "engines", "recogniser", "batch_size", "device", "recogniser_device", "max_error_rate",
+        "recogniser_backend", "dtype", "engines", "recogniser", "batch_size", "device", "recogniser_device",
+        "max_error_rate",
     },
     "verify": {"folder", "quick"},
     "report": {"folder", "out"},
@@ -163,3 +165,38 @@ def test_unknown_flag_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit, match="2"):
         parse([*REQUIRED, "--stepz", "3"])
     assert "--steps" in capsys.readouterr().err
+
+
+SLEEPER = """
+import time
+from concurrent.futures import ThreadPoolExecutor
+from d2r_fast.engine import cli
+
+class Sleeper:
+    def run(self):
+        pool = ThreadPoolExecutor()
+        busy = pool.submit(time.sleep, 60)
+        print("asleep", flush=True)
+        try:
+            return busy.result()
+        finally:
+            pool.shutdown(wait=False)
+            print("tidied up", flush=True)
+
+cli.parse = lambda arguments: Sleeper()
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_does_not_wait_for_threads_at_work(signum: signal.Signals) -> None:
+    process = subprocess.Popen([sys.executable, "-c", SLEEPER], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "asleep\n"
+    process.send_signal(signum)
+    try:
+        said, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signum
+    assert said == "tidied up\n"
