@@ -16,10 +16,12 @@ from d2r_fast.engine.batch import rows_of
 from d2r_fast.engine.config import Precision
 from d2r_fast.engine.console import say
 from d2r_fast.engine.engine_file import Built, building, describe, install, refuse, write_sidecar
-from d2r_fast.engine.engine_job import NETWORKS, Job, Wish, expand, locked
-from d2r_fast.engine.engine_memory import WIDTHS, check_fits, estimate
+from d2r_fast.engine.engine_job import Job
+from d2r_fast.engine.engine_lock import locked
+from d2r_fast.engine.engine_needs import WIDTHS, check_fits, estimate
 from d2r_fast.engine.engine_parity import NUM_ROWS, SEED, measure, not_measured
-from d2r_fast.engine.engine_record import EngineRecord, Memory, Parity, PortRecord
+from d2r_fast.engine.engine_record import EngineRecord, Needs, Parity, PortRecord
+from d2r_fast.engine.engine_wish import NETWORKS, Wish, expand
 from d2r_fast.engine.errors import RunError, UserError
 
 Engine = Built[EngineRecord]
@@ -27,6 +29,7 @@ Expected = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 BASE_S = 2
 EXPORT_S_PER_MODULE = 0.09
 EXPORT_S_PER_GIGAPARAMETER = 30
+FLOPS_PER_THREAD = 5e10
 """What a build takes beside the backend's own seconds, for the estimate beforehand: measured on two cores."""
 
 
@@ -136,26 +139,38 @@ def build_engine(job: Job) -> tuple[Engine, Network | None]:
         UserError, RunError: as `build_engines`.
     """
     spec, backend = job.spec, job.backend
-    memory = estimate(job.network, precision=spec.precision, fused=backend.fuses_attention)
-    _say_cost(job, memory)
-    _check_memory(job, memory, copies=backend.build_copies)
+    reason = backend.why_not_build(spec.device, spec.targets)
+    if reason is not None:
+        raise UserError(f"backend {spec.backend}: {reason}")
+    needs = estimate(job.network, precision=spec.precision, fused=backend.fuses_attention)
+    _say_cost(job, needs)
+    _check_memory(job, needs, copies=backend.build_copies)
     started_s = time.monotonic()
-    expected = _reference(job)
+    expected = backend.why_not(spec.device) or _reference(job)
     with building(job.sidecar) as folder:
         backend.build(spec, job.source, folder)
-        job.forget_key()
+        job.onnx_is_there()
         built = [path for path in sorted(folder.iterdir()) if path.suffix != ".log"]
-        own = describe(job.root, job.sidecar.parent, built)
+        own = describe(job.root, job.sidecar, built)
         shared = job.source.onnx_files if backend.loads_onnx else {}
         paths = {name: job.root / name for name in shared} | dict(zip(own, built, strict=True))
         network, parity = _try_out(job, paths, expected)
         record = EngineRecord(
             key=job.key, files=shared | own, build_s=round(time.monotonic() - started_s, 2),
             inputs=[_port(port) for port in spec.inputs], outputs=[_port(port) for port in spec.outputs],
-            parity=parity, memory=memory,
+            parity=parity, needs=needs,
         )  # fmt: skip
         install(folder, job.sidecar, record)
     return Built(job.root, job.sidecar, record), network
+
+
+def _try_out(job: Job, files: dict[str, Path], expected: Expected | str) -> tuple[Network | None, Parity]:
+    """The network opened from files that are not installed yet, compared with what is expected, or why not."""
+    spec = job.spec
+    if isinstance(expected, str):
+        return None, not_measured(expected, precision=spec.precision)
+    network = job.backend.load(spec, files, job.source)
+    return network, measure(network, *expected, backend=spec.backend, precision=spec.precision)
 
 
 def load_engine(job: Job, engine: Engine) -> Network:
@@ -174,7 +189,7 @@ def load_engine(job: Job, engine: Engine) -> Network:
     damage = engine.damage(thorough=True)
     if damage is not None:
         raise refuse(damage)
-    _check_memory(job, record.memory, copies=1)
+    _check_memory(job, record.needs, copies=job.backend.build_copies if job.backend.loads_onnx else 1)
     network = job.backend.load(spec, engine.files, job.source)
     if record.parity.worst is None:
         try:
@@ -192,53 +207,44 @@ def _reference(job: Job) -> Expected:
     return inputs, job.network.reference(inputs)
 
 
-def _try_out(job: Job, files: dict[str, Path], expected: Expected) -> tuple[Network | None, Parity]:
-    """The network opened from files that are not installed yet, and its parity, if it can run here."""
-    spec, backend = job.spec, job.backend
-    reason = backend.why_not(spec.device)
-    if reason is not None:
-        return None, not_measured(reason, precision=spec.precision)
-    network = backend.load(spec, files, job.source)
-    return network, measure(network, *expected, backend=spec.backend, precision=spec.precision)
-
-
-def _check_memory(job: Job, memory: Memory, *, copies: float) -> None:
+def _check_memory(job: Job, needs: Needs, *, copies: float) -> None:
     """See that the network fits where it is to run, and that many copies of its weights where it is compiled.
 
     Raises:
         RunError: they do not.
     """
     spec = job.spec
-    held = memory.model_copy(update={"weights_bytes": int(memory.weights_bytes * copies)})
     if spec.device == "cpu":
-        check_fits(held, name=spec.name, device="cpu", num_streams=torch.get_num_threads())
+        check_fits(needs, name=spec.name, device="cpu", num_rows=torch.get_num_threads(), copies=copies)
         return
     if copies > 1:
-        check_fits(held, name=spec.name, device="cpu", num_streams=0)
+        check_fits(needs, name=spec.name, device="cpu", num_rows=0, copies=copies)
     if job.backend.why_not(spec.device) is None:
-        check_fits(memory, name=spec.name, device=spec.device, batch_size=spec.batch_size)
+        check_fits(needs, name=spec.name, device=spec.device, num_rows=spec.batch_size)
 
 
-def _say_cost(job: Job, memory: Memory) -> None:
+def _say_cost(job: Job, needs: Needs) -> None:
     """Says what a build will take, and sees that the disk has it.
 
     Raises:
         RunError: it has not.
     """
     spec, backend = job.spec, job.backend
-    num_parameters = memory.weights_bytes // WIDTHS[spec.precision]
+    num_parameters = needs.weights_bytes // WIDTHS[spec.precision]
     seconds = BASE_S + num_parameters / 1e9 * backend.seconds_per_gigaparameter
+    if backend.why_not(spec.device) is None:
+        seconds += 2 * NUM_ROWS * needs.row_flops / (FLOPS_PER_THREAD * torch.get_num_threads())
     onnx_precision = backend.onnx_precision(spec.precision)
-    needed = 0 if backend.loads_onnx or onnx_precision is None else memory.weights_bytes
+    num_bytes = 0 if backend.loads_onnx or onnx_precision is None else needs.weights_bytes
     if onnx_precision is not None and job.key["onnx_sha256"] is None:
-        needed += num_parameters * WIDTHS[onnx_precision]
+        num_bytes += num_parameters * WIDTHS[onnx_precision]
         num_modules = sum(1 for _ in job.network.module.modules())
         seconds += num_modules * EXPORT_S_PER_MODULE + num_parameters / 1e9 * EXPORT_S_PER_GIGAPARAMETER
     say(
         f"{spec.name}: building for {spec.backend} in {spec.precision}, about {seconds:.0f} s and "
-        f"{needed / 1e6:,.0f} MB of disk ({num_parameters / 1e6:.1f} million parameters)"
+        f"{num_bytes / 1e6:,.0f} MB of disk ({num_parameters / 1e6:.1f} million parameters)"
     )
-    free, wanted = shutil.disk_usage(job.root).free, int(needed * 1.1)
+    free, wanted = shutil.disk_usage(job.root).free, int(num_bytes * 1.1)
     if free < wanted:
         raise RunError(
             f"{job.root} has {free:,} bytes free and the {spec.name} engine needs {wanted:,}: free some space, then "

@@ -93,7 +93,10 @@ def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str
         if ours == theirs or (name == "targets" and set(ours or ()) <= set(theirs or ())):
             continue
         if isinstance(ours, dict) and isinstance(theirs, dict):
-            return f"{name} {first_difference(theirs, ours)}"
+            inner = first_difference(theirs, ours)
+            if inner is None:
+                continue
+            return f"{name} {inner}"
         return f"{name} {_show(theirs)}, where {_show(ours)} is wanted"
     return None
 
@@ -110,7 +113,7 @@ def install(folder: Path, sidecar: Path, record: Record) -> None:
 
     Args:
         folder: holds the new files, in the sidecar's folder; it is removed.
-        sidecar: where the sidecar is to lie; files go beside it.
+        sidecar: where the sidecar is to lie; files go beside it, under `final_name`.
         record: the sidecar's content.
     """
     home = sidecar.parent
@@ -119,7 +122,7 @@ def install(folder: Path, sidecar: Path, record: Record) -> None:
         sync_folder(home)
         for path in sorted(folder.iterdir()):
             _flush(path)
-            path.replace(home / path.name)
+            path.replace(home / final_name(sidecar, path))
         folder.rmdir()
         sync_folder(home)
     write_sidecar(sidecar, record)
@@ -135,9 +138,16 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def describe(root: Path, home: Path, paths: Iterable[Path]) -> dict[str, FileRecord]:
-    """Name (as each will be below `root`, in `home`) -> digest and length, of files in a folder of any name."""
-    names = {(home / path.name).relative_to(root).as_posix(): path for path in sorted(paths)}
+def final_name(sidecar: Path, path: Path) -> str:
+    """What a built file is called beside its sidecar: engine.plan as that, any other name as it is."""
+    return sidecar.stem + path.suffix if path.stem == "engine" else path.name
+
+
+def describe(root: Path, sidecar: Path, paths: Iterable[Path]) -> dict[str, FileRecord]:
+    """Name below `root`, once installed beside the sidecar -> digest and length, of files as they were built."""
+    names = {
+        (sidecar.parent / final_name(sidecar, path)).relative_to(root).as_posix(): path for path in paths
+    }
     return {n: FileRecord(sha256=sha256_file(path), bytes=path.stat().st_size) for n, path in names.items()}
 
 

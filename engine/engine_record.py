@@ -68,20 +68,22 @@ class Parity(Part):
         return None if self.relative_l2 is None else max(self.relative_l2.values())
 
 
-class Memory(Part):
-    """Bytes that a network takes, see engine_memory.
+class Needs(Part):
+    """What a network takes, counted from its shapes, see engine_needs.
 
     Attributes:
         weights_bytes: its parameters.
         row_bytes: the peak of what one row's intermediate results take at once.
+        row_flops: arithmetic of one row, a multiplication and an addition counted as two.
     """
 
     weights_bytes: int
     row_bytes: int
+    row_flops: int
 
-    def needed(self, num_rows: int) -> int:
-        """For `num_rows` rows computed at once."""
-        return self.weights_bytes + num_rows * self.row_bytes
+    def memory(self, num_rows: int, *, copies: float = 1) -> int:
+        """Bytes for `num_rows` rows computed at once beside that many copies of the weights."""
+        return int(copies * self.weights_bytes) + num_rows * self.row_bytes
 
 
 class EngineRecord(Record):
@@ -90,4 +92,4 @@ class EngineRecord(Record):
     inputs: list[PortRecord]
     outputs: list[PortRecord]
     parity: Parity
-    memory: Memory
+    needs: Needs

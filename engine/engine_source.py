@@ -45,6 +45,11 @@ class EngineSource:
         size = f"-{variant}" if variant else ""
         self._sidecar = root / "onnx" / f"{network.name}-{precision}{size}.json"
 
+    @property
+    def has_onnx(self) -> bool:
+        """Whether its backend starts from ONNX."""
+        return self._precision is not None
+
     def onnx_parts(self) -> dict[str, Any]:
         """The parts of an engine's key that say which ONNX it is made of; the file's digests if it is there."""
         if self._precision is None:
@@ -89,7 +94,7 @@ class EngineSource:
         with building(self._sidecar) as folder:
             say(f"{self.network.name}: exporting to ONNX in {self._precision}")
             paths = self._export(folder / self._sidecar.with_suffix(".onnx").name)
-            files = describe(self._root, self._sidecar.parent, paths)
+            files = describe(self._root, self._sidecar, sorted(paths))
             record = Record(key=self._key, files=files, build_s=round(time.monotonic() - started_s, 2))
             install(folder, self._sidecar, record)
         return Built(self._root, self._sidecar, record)

@@ -7,8 +7,10 @@ must not depend on its neighbours.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from math import exp, log
 from threading import Lock
 
@@ -16,8 +18,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from d2r_fast.engine.backends.threads import LoneThreads
 from d2r_fast.engine.detect import Faces, check_images, fill, sort_faces
-from d2r_fast.engine.mtcnn_networks import load_networks
+from d2r_fast.engine.mtcnn_networks import ByRows, load_networks, take_pixels
 from d2r_fast.kernels.area import crop, integrate, resize
 from d2r_fast.kernels.nms import nms
 
@@ -28,13 +31,14 @@ THRESHOLDS = (0.6, 0.7, 0.7)
 CELL, STRIDE = 12, 2
 """P-Net's field of view and step, in pixels of a scale."""
 
-P_PIXELS, P_IMAGES = 1 << 20, 4
+P_PIXELS, P_IMAGES = 1 << 19, 4
 """Most pixels and images in one run of P-Net: as fast as larger runs, which leave a CPU's caches, and a lone
 image costs no more than four small ones."""
-R_BATCH, O_BATCH = 128, 32
+R_BATCH, O_BATCH = 32, 8
 """Candidates in one run of R-Net and O-Net, small for the same reasons."""
-MAX_PIXELS = 1 << 24
-"""Pixels of images looked at together, which bounds memory: 12 bytes of sums each."""
+MAX_PIXELS = 1 << 20
+"""Pixels of images looked at together, 12 bytes of sums each: memory that stays the process's own, where that of
+larger pieces is given back and cleared again by the system each time."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,13 @@ class MTCNN:
         """
         self.device = torch.device(device)
         self.min_face_size = min_face_size
-        self.pnet, self.rnet, self.onet = (network.to(self.device) for network in load_networks())
+        networks: tuple[nn.Module, ...] = tuple(take_pixels(network) for network in load_networks())
+        self._streams: ThreadPoolExecutor | None = None
+        if self.device.type == "cpu":
+            networks = tuple(ByRows(network) for network in networks)
+            self._streams = ThreadPoolExecutor(torch.get_num_threads(), "detect")
+            self._threads = LoneThreads(torch.get_num_threads())
+        self.pnet, self.rnet, self.onet = (network.to(self.device) for network in networks)
 
     def __call__(self, images: torch.Tensor) -> list[Faces]:
         """The faces in each of images uint8 (N, H, W, 3) RGB, on any device. Safe to call from threads."""
@@ -81,15 +91,24 @@ class MTCNN:
             return []
         # The batch depends on the image's size alone.
         batch = min(max(P_PIXELS // (height * width), 1), P_IMAGES)
-        per_part = max(MAX_PIXELS // (height * width * batch), 1) * batch
-        with torch.inference_mode(), _full_precision(self.device):
-            return [
-                faces
-                for part in torch.split(images, per_part)
-                for faces in self._find(part.to(self.device), batch)
-            ]
+        most = max(MAX_PIXELS // (height * width * batch), 1)
+        per_stream = -(-len(images) // (batch * (torch.get_num_threads() if self._streams else 1)))
+        parts = torch.split(images, min(most, per_stream) * batch)
 
+        def find(part: torch.Tensor) -> list[Faces]:
+            return self._find(part, batch)
+
+        if self._streams is None:
+            return list(chain.from_iterable(map(find, parts)))
+        found = self._streams.map(lambda part: self._threads.run(lambda: find(part)), parts)
+        return list(chain.from_iterable(found))
+
+    @torch.inference_mode()
     def _find(self, images: torch.Tensor, batch: int) -> list[Faces]:
+        with _full_precision(self.device):
+            return self._look_at(images.to(self.device), batch)
+
+    def _look_at(self, images: torch.Tensor, batch: int) -> list[Faces]:
         num_images = len(images)
         sums = integrate(fill(images, batch))
         candidates = self._propose(sums, num_images, batch)
@@ -99,12 +118,13 @@ class MTCNN:
 
     def _propose(self, sums: torch.Tensor, num_images: int, batch: int) -> Candidates:
         """P-Net over the pyramid: where a face may be, roughly."""
-        height, width = sums.shape[1] - 1, sums.shape[2] - 1
+        height, width = sums.shape[1] - 1, sums.shape[3] - 1
+        parts = torch.split(sums, batch)
         boxes, offsets, margins, images = [], [], [], []
         for scale in pyramid(height, width, self.min_face_size):
             size = (int(height * scale + 1), int(width * scale + 1))
-            parts = [self.pnet(_normalise(resize(part, size))) for part in torch.split(sums, batch)]
-            found, offset = _decode(torch.cat(parts)[:num_images], scale)
+            out = torch.cat([self.pnet(resize(part, size)) for part in parts])
+            found, offset = _decode(out[:num_images], scale)
             kept = nms(found.boxes, found.margins, found.images, threshold=0.5)
             boxes.append(found.boxes[kept])
             offsets.append(offset[kept])
@@ -178,7 +198,7 @@ def _look(
     network: nn.Module, sums: torch.Tensor, candidates: Candidates, *, size: int, batch: int, threshold: float
 ) -> tuple[Candidates, torch.Tensor]:
     """The candidates that pass R- or O-Net with its margin, and its outputs for them (n, channels)."""
-    height, width = sums.shape[1] - 1, sums.shape[2] - 1
+    height, width = sums.shape[1] - 1, sums.shape[3] - 1
     # 1-based and inclusive, clipped to the image: the crop starts a pixel before the box's corner.
     boxes = candidates.boxes.trunc().long()
     first = boxes[:, :2].clamp(min=1) - 1
@@ -189,16 +209,11 @@ def _look(
         return candidates, boxes.new_zeros(0, 16, dtype=torch.float32)
     images, filled = (torch.split(fill(rows, batch), batch) for rows in (candidates.images, boxes))
     crops = (crop(sums, image, box, size) for image, box in zip(images, filled, strict=True))
-    out = torch.cat([network(_normalise(part)) for part in crops])
+    out = torch.cat([network(part) for part in crops])
     out = out[: len(boxes)].flatten(1)
     margins = out[:, -1] - out[:, -2]
     passed = margins > _logit(threshold)
     return Candidates(candidates.boxes, margins, candidates.images)[passed], out[passed]
-
-
-def _normalise(values: torch.Tensor) -> torch.Tensor:
-    """Averages (N, h, w, 3) in [0, 255] to the networks' (N, 3, h, w), channels last, about [-1, 1]."""
-    return ((values - 127.5) * 0.0078125).permute(0, 3, 1, 2)
 
 
 def _logit(probability: float) -> float:

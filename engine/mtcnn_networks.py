@@ -10,6 +10,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
@@ -82,6 +83,65 @@ def build(layout: Layout, arrays: list[Array]) -> nn.Module:
     kernels = [_kernel(kernel, 1) for kernel in heads[0::2]]
     layers.append(_convolution(torch.cat(kernels), torch.from_numpy(np.concatenate(heads[1::2]))))
     return nn.Sequential(*layers).requires_grad_(False).eval()
+
+
+def take_pixels(network: nn.Module) -> nn.Module:
+    """The network on pixels in [0, 255], with their normalisation, (x - 127.5) / 128, in its first layer."""
+    first = next(network.children())
+    assert isinstance(first, nn.Conv2d)
+    assert first.bias is not None
+    first.bias -= first.weight.sum((1, 2, 3)) * (127.5 / 128)
+    first.weight /= 128
+    return network
+
+
+class ByRows(nn.Module):
+    """A network on the CPU with channels last in memory, its activations and pools by rows of the image.
+
+    The same numbers: PyTorch's own PReLU and pooling walk such tensors in runs as short as the channels are
+    few, 10 in P-Net's widest layer, and take longer than the convolutions. A row is a run of hundreds.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(network.children())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 3, h, w) channels last to the network's output."""
+        for layer in self.layers:
+            if isinstance(layer, nn.PReLU):
+                x = _prelu_rows(x.permute(0, 2, 3, 1), layer.weight).permute(0, 3, 1, 2)
+            elif isinstance(layer, nn.MaxPool2d):
+                assert isinstance(layer.kernel_size, int)
+                x = x.permute(0, 2, 3, 1)
+                for dim in (1, 2):
+                    x = _pool_steps(x, dim, layer.kernel_size)
+                x = x.permute(0, 3, 1, 2)
+            else:
+                x = layer(x)
+        return x
+
+
+def _prelu_rows(x: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
+    """PReLU of x (N, h, w, c) by slopes (c,)."""
+    num, height, width, channels = x.shape
+    rows = x.reshape(num * height, width * channels)
+    return F.prelu(rows, slopes.repeat(width)).view(num, height, width, channels)
+
+
+def _pool_steps(x: torch.Tensor, dim: int, side: int) -> torch.Tensor:
+    """Largest of every `side` values along a dimension in steps of 2, partial windows at the end included."""
+    size = list(x.shape)
+    size[dim] = -(-(x.shape[dim] - side) // 2) + 1
+    first, *others = (x[(slice(None),) * dim + (slice(tap, None, 2),)] for tap in range(side))
+    out = x.new_empty(size)
+    best = first.narrow(dim, 0, size[dim])
+    for other in others:
+        whole = min(other.shape[dim], size[dim])
+        torch.maximum(best.narrow(dim, 0, whole), other.narrow(dim, 0, whole), out=out.narrow(dim, 0, whole))
+        out.narrow(dim, whole, size[dim] - whole).copy_(best.narrow(dim, whole, size[dim] - whole))
+        best = out
+    return out
 
 
 def _check(layout: Layout, arrays: list[Array]) -> None:

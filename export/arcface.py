@@ -17,14 +17,14 @@ import torch
 from onnxscript import ir
 from torch import Tensor, nn
 
-from d2r_fast.engine.backends.network import Port
+from d2r_fast.engine.backends.network import Port, first_line
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.models.layout import RECOGNISER
 from d2r_fast.engine.models.load import weight_file
 from d2r_fast.engine.onnx_session import open_session
 from d2r_fast.engine.recogniser import Normalisation, Recogniser
 from d2r_fast.export.exportable import Exportable
-from d2r_fast.export.graph import strip_notes
+from d2r_fast.export.graph import OPSET, strip_notes
 from d2r_fast.export.onnx_module import to_torch
 from d2r_fast.export.simplify import simplify
 
@@ -90,7 +90,7 @@ class OnnxExportable(Exportable):
         return open_session(self.file, device="cpu")
 
     def graph(self) -> ir.Model:
-        model = ir.serde.deserialize_model(onnx.load(self.file))
+        model = ir.serde.deserialize_model(_at_our_opset(self.file))
         passes.RemoveInitializersFromInputsPass()(model)
         _free_batch(model, self.file)
         strip_notes(model)
@@ -100,7 +100,56 @@ class OnnxExportable(Exportable):
             value.name, value.shape = port.name, ir.Shape(port.shape)
         passes.NameFixPass()(model)
         simplify(model)
+        _decide_reshapes(model)
         return model
+
+
+def _decide_reshapes(model: ir.Model) -> None:
+    """Gives x.view(x.size(0), ...), which older exporters write as a computed shape, a constant one."""
+    for node in model.graph:
+        shape = node.inputs[1] if node.op_type == "Reshape" else None
+        concat = shape.producer() if shape is not None else None
+        if concat is None or concat.op_type != "Concat":
+            continue
+        first, *rest = concat.inputs
+        if first is None or not _is_batch(first) or any(v is None or v.const_value is None for v in rest):
+            continue
+        sides = np.concatenate([[0], *(v.const_value.numpy() for v in rest)])  # type: ignore[union-attr]
+        name = f"{node.outputs[0].name}_shape"
+        value = ir.val(name, const_value=ir.tensor(sides.astype(np.int64), name=name))
+        model.graph.register_initializer(value)
+        node.replace_input_with(1, value)  # where 0 stands for the input's own size
+    passes.RemoveUnusedNodesPass()(model)
+
+
+def _is_batch(value: ir.Value) -> bool:
+    """Whether this is the first size of some activation, all of which have the batch there."""
+    node = value.producer()
+    if node is not None and node.op_type == "Unsqueeze":
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if node is None or node.op_type != "Gather" or node.inputs[0] is None or node.inputs[1] is None:
+        return False
+    index, shape = node.inputs[1].const_value, node.inputs[0].producer()
+    return index is not None and not index.numpy().any() and shape is not None and shape.op_type == "Shape"
+
+
+def _at_our_opset(file: Path) -> onnx.ModelProto:
+    """The file's graph, converted where it is older than the opset of ours.
+
+    Raises:
+        UserError: it cannot be converted.
+    """
+    proto = onnx.load(file)
+    opset = max(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    if opset >= OPSET:
+        return proto
+    try:
+        return onnx.version_converter.convert_version(proto, OPSET)
+    except (RuntimeError, onnx.version_converter.ConvertError) as error:
+        raise UserError(
+            f"{file} is of opset {opset} and cannot be converted to {OPSET} ({first_line(error)}): export it again "
+            "at a newer one"
+        ) from error
 
 
 def _free_batch(model: ir.Model, file: Path) -> None:

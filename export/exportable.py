@@ -10,7 +10,7 @@ import torch
 from onnxscript import ir
 from torch import Tensor, nn
 
-from d2r_fast.engine.backends.network import Port
+from d2r_fast.engine.backends.network import Port, first_line
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.files import sha256_file
 from d2r_fast.export.graph import DynamicAxes, trace
@@ -149,8 +149,7 @@ class TorchExportable(Exportable):
                 dynamic_axes=self.dynamic_axes,
             )
         except torch.onnx.OnnxExporterError as error:
-            cause = error.__cause__ or error
-            reason = str(cause).strip().partition("\n")[0]
+            reason = first_line(error.__cause__ or error)
             raise UserError(
                 f"{self.name} of {next(iter(self.files.values())).parent} cannot be written as ONNX ({reason}): "
                 "give the networks of an Arc2Face release, or --backend torch"

@@ -36,17 +36,27 @@ def lower(model: ir.Model, precision: Precision, *, name: str) -> ir.Model:
         name: of the network, for errors.
 
     Raises:
-        UserError: a weight is too large for float16.
+        UserError: a weight is too large for float16, or an operator is not ONNX's own.
     """
     if precision == "fp32":
         return model
-    passes.ShapeInferencePass()(model)
+    _infer_types(model, name)
     _tame_batch_norms(model.graph)
     _Lowering(model.graph, TYPES[precision], name).run()
     passes.RemoveUnusedNodesPass()(model)
     if precision == "bf16":
         convert_version(model, BF16_OPSET)
     return model
+
+
+def _infer_types(model: ir.Model, name: str) -> None:
+    passes.ShapeInferencePass()(model)  # which says nothing where it fails
+    unknown = [value.name for node in model.graph for value in node.outputs if value.dtype is None]
+    if unknown:
+        raise UserError(
+            f"{name}: ONNX cannot tell the type of {unknown[0]}, so the network cannot be lowered: choose "
+            "--precision fp32"
+        )
 
 
 class _Lowering:
@@ -71,18 +81,9 @@ class _Lowering:
             for output in node.outputs:
                 if output.dtype == FLOAT:
                     output.type = ir.TensorType(dtype)
-        for index, output in enumerate(self._graph.outputs):
-            if output.dtype == self._half:
-                self._graph.outputs[index] = self._float_output(output)
-
-    def _float_output(self, value: ir.Value) -> ir.Value:
-        """A float32 output under the name of this one."""
-        cast = ir.node("Cast", [value], {"to": int(FLOAT)}, name=f"cast_{value.name}")
-        (output,) = cast.outputs
-        output.name, value.name = value.name, f"{value.name}_{self._half.name.lower()}"
-        output.type, output.shape = ir.TensorType(FLOAT), value.shape
-        self._graph.append(cast)
-        return output
+        assert all(output.dtype != self._half for output in self._graph.outputs), (
+            "the last layer stays float32"
+        )
 
     def _is_half(self, node: ir.Node, floats: Iterable[ir.Value]) -> bool:
         if node in self._last or node.op_type == "Cast":
@@ -115,9 +116,10 @@ class _Lowering:
         assert tensor is not None
         name = f"{value.name}_{dtype.name.lower()}"
         peak = float(np.abs(tensor.numpy()).max(initial=0.0))
-        if not peak <= dtype.max:
+        most = float(dtype.max)
+        if not peak <= most:
             raise UserError(
-                f"{self._name}: weight {value.name} holds {peak:.3g}, float16 ends at {dtype.max:.5g}: choose "
+                f"{self._name}: weight {value.name} holds {peak:.3g}, float16 ends at {most:.5g}: choose "
                 "--precision bf16 or fp32"
             )
         half = ir.LazyTensor(

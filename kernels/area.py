@@ -3,51 +3,78 @@
 Output pixel i of n averages the input pixels from floor(i * length / n) to ceil((i + 1) * length / n), as
 `torch.nn.functional.adaptive_avg_pool2d` and so `interpolate(mode="area")` do. The sums are integers, hence
 the same on every device and whatever else is in the batch, and a crop costs its output's size alone.
+
+Channels stand apart within a row, so that every sum and every look-up runs along memory.
 """
 
+from itertools import pairwise
+
 import torch
-import torch.nn.functional as F
+
+AT_ONCE = 2
+"""Images summed together."""
 
 
 def integrate(images: torch.Tensor) -> torch.Tensor:
-    """Sums (N, H+1, W+1, 3) over all pixels above and to the left of images uint8 (N, H, W, 3)."""
-    height, width = images.shape[1:3]
+    """Sums (N, H+1, 3, W+1) over all pixels above and to the left of images uint8 (N, H, W, 3)."""
+    num, height, width, channels = images.shape
     # The largest sum is 255 H W: beyond 8.4 million pixels it needs 64 bits.
     dtype = torch.int32 if 255 * height * width < 2**31 else torch.int64
-    sums = images.cumsum(2, dtype=dtype).cumsum(1, dtype=dtype)
-    return F.pad(sums, (0, 0, 1, 0, 1, 0))
+    sums = torch.empty(num, height + 1, channels, width + 1, dtype=dtype, device=images.device)
+    sums[:, 0] = 0
+    sums[..., 0] = 0
+    # A few at a time: intermediate results stay in a CPU's cache.
+    for some, out in zip(torch.split(images, AT_ONCE), torch.split(sums, AT_ONCE), strict=True):
+        torch.cumsum(some.transpose(2, 3).contiguous(), 3, dtype=dtype, out=out[:, 1:, :, 1:])
+        if images.is_cuda:
+            torch.cumsum(out, 1, dtype=dtype, out=out)
+            continue
+        # Here cumsum walks down one column after another, ten times as slow as adding whole rows.
+        for above, row in pairwise(out.flatten(2).unbind(1)):
+            row.add_(above)
+    return sums
 
 
 def resize(sums: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """The images behind `sums` (N, H+1, W+1, 3) averaged to float32 (N, h, w, 3) in [0, 255]."""
-    height, width = sums.shape[1] - 1, sums.shape[2] - 1
-    top, bottom = _edges(torch.tensor(height, device=sums.device), size[0])
-    left, right = _edges(torch.tensor(width, device=sums.device), size[1])
-    rows = sums.index_select(1, bottom) - sums.index_select(1, top)
-    total = rows.index_select(2, right) - rows.index_select(2, left)
-    return total.float() / (bottom - top)[:, None, None] / (right - left)[:, None]
+    """The images behind `sums` (N, H+1, 3, W+1) averaged to float32 (N, 3, h, w) in [0, 255], channels last."""
+    num, height, channels, width = sums.shape
+    top, bottom = _edges(torch.tensor(height - 1, device=sums.device), size[0])
+    left, right = _edges(torch.tensor(width - 1, device=sums.device), size[1])
+    rows = sums.index_select(1, bottom).sub_(sums.index_select(1, top))
+    shape = (num, size[0], channels, size[1])
+    total = rows.gather(3, right.expand(shape)).sub_(rows.gather(3, left.expand(shape)))
+    return _average(total, (bottom - top)[:, None, None] * (right - left))
 
 
 def crop(sums: torch.Tensor, images: torch.Tensor, boxes: torch.Tensor, size: int) -> torch.Tensor:
-    """Boxes averaged to float32 (K, size, size, 3) in [0, 255].
+    """Boxes averaged to float32 (K, 3, size, size) in [0, 255], channels last.
 
-    images (K,) int64 says which image of `sums` (N, H+1, W+1, 3) a box is of; boxes (K, 4) int64 x0, y0, x1,
+    images (K,) int64 says which image of `sums` (N, H+1, 3, W+1) a box is of; boxes (K, 4) int64 x0, y0, x1,
     y1, the last exclusive, not empty and inside the image.
     """
-    height, width = sums.shape[1:3]
+    height, channels, width = sums.shape[1:]
     left, right = _edges(boxes[:, 2] - boxes[:, 0], size)
     top, bottom = _edges(boxes[:, 3] - boxes[:, 1], size)
-    area = (bottom - top)[:, :, None, None], (right - left)[:, None, :, None]
+    area = (bottom - top)[:, :, None, None] * (right - left)[:, None, None, :]
+    channel = torch.arange(channels, device=boxes.device)
     row = images[:, None] * height + boxes[:, 1:2]
-    above, below = ((row + y)[:, :, None] * width for y in (top, bottom))
-    before, behind = ((boxes[:, 0:1] + x)[:, None, :] for x in (left, right))
-    flat = sums.reshape(-1, 3)
+    above, below = ((((row + y)[..., None] * channels + channel) * width)[..., None] for y in (top, bottom))
+    before, behind = ((boxes[:, 0:1] + x)[:, None, None, :] for x in (left, right))
+    flat = sums.view(-1)
 
     def at(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return flat.index_select(0, (y + x).flatten())
+        # gather, since take and index look at every index twice.
+        return flat.gather(0, (y + x).flatten())
 
     total = at(below, behind) - at(below, before) - at(above, behind) + at(above, before)
-    return total.view(len(boxes), size, size, 3).float() / area[0] / area[1]
+    return _average(total.view(len(boxes), size, channels, size), area)
+
+
+def _average(total: torch.Tensor, area: torch.Tensor) -> torch.Tensor:
+    """Sums (N, h, 3, w) over areas (..., h, 1, w) as averages (N, 3, h, w), channels last in memory."""
+    averages = total.float().div_(area)
+    # Channel by channel: a permuting copy walks in runs of three.
+    return torch.stack(averages.unbind(2), -1).permute(0, 3, 1, 2)
 
 
 def _edges(length: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:

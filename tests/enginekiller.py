@@ -25,7 +25,7 @@ def build(root: Path, content: bytes) -> None:
     with building(sidecar) as folder:
         for name in ("unet.bin", "unet.xml"):
             (folder / name).write_bytes(content)
-        files = describe(root, sidecar.parent, sorted(folder.iterdir()))
+        files = describe(root, sidecar, sorted(folder.iterdir()))
         install(folder, sidecar, Record(key={"of": content.decode()}, files=files, build_s=1.0))
 
 

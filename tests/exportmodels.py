@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from diffusers import UNet2DConditionModel
@@ -80,6 +81,13 @@ class Exports:
         return path
 
 
+@cache
+def shared_exports(models: Path, folder: Path) -> Exports:
+    """Those of the micro folder, for every module of a test run."""
+    folder.mkdir()
+    return Exports(micro_models(models, folder / "models"), folder)
+
+
 def run_onnx(path: Path, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -98,3 +106,35 @@ def relative_l2(given: Tensor, wanted: Tensor) -> float:
     return float(
         np.linalg.norm((given.double() - wanted.double()).numpy()) / np.linalg.norm(wanted.double().numpy())
     )
+
+
+def emulate_half(path: Path, out: Path) -> Path:
+    """A half precision graph as one in float32 that rounds every result as the original would.
+
+    onnxruntime has few such kernels on the CPU, and none for bfloat16's convolutions.
+    """
+    model = onnx.load(path)
+    half = {onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT16}
+    inferred = onnx.shape_inference.infer_shapes(model)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
+    nodes = []
+    for node in model.graph.node:
+        rounded = {name: kinds[name] for name in node.output if kinds.get(name) in half}
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.i in half:
+                attribute.i = onnx.TensorProto.FLOAT
+        for index, name in enumerate(node.output):
+            node.output[index] = f"{name}_exact" if name in rounded else name
+        nodes.append(node)
+        for name, kind in rounded.items():
+            nodes.append(onnx.helper.make_node("Cast", [f"{name}_exact"], [f"{name}_half"], to=kind))
+            nodes.append(onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT))
+    weights = [
+        onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(i).astype(np.float32), i.name)
+        if i.data_type in half
+        else i
+        for i in model.graph.initializer
+    ]
+    graph = onnx.helper.make_graph(nodes, "emulated", model.graph.input, model.graph.output, weights)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=10), out)
+    return out

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,13 +16,15 @@ import pytest
 import torch
 
 from d2r_fast.engine import build_engines as building
-from d2r_fast.engine import engine_memory, engine_parity, engine_source
+from d2r_fast.engine import engine_needs, engine_parity, engine_source
 from d2r_fast.engine.backends import find_backend
 from d2r_fast.engine.backends.network import Rows
 from d2r_fast.engine.backends.ov import OpenVino
 from d2r_fast.engine.build_engines import build_engine, build_engines, load_engine, open_engine
 from d2r_fast.engine.engine_file import Built
-from d2r_fast.engine.engine_job import NETWORKS, Job, Wish, expand
+from d2r_fast.engine.engine_job import Job
+from d2r_fast.engine.engine_lock import locked
+from d2r_fast.engine.engine_wish import NETWORKS, Wish, expand
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.files import stale
 from d2r_fast.export import networks
@@ -257,30 +260,11 @@ def test_an_engine_built_elsewhere_is_compared_when_it_first_runs(
 def test_a_network_that_does_not_fit_is_refused_before_it_is_built(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, free: int, says: str
 ) -> None:
-    monkeypatch.setattr(engine_memory, "free_bytes", lambda device: free)
+    monkeypatch.setattr(engine_needs, "free_bytes", lambda device: free)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     with pytest.raises(RunError, match=says):
         build_engine(make_job(side=32))
     assert not (make_job(side=32).root / "onnx").exists()
-
-
-def test_the_largest_batch_that_fits_is_named(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = engine_memory.estimate(make_job().network, precision="fp16", fused=True)
-    monkeypatch.setattr(engine_memory, "free_bytes", lambda device: memory.needed(12))
-    engine_memory.check_fits(memory, name="unet", device="cuda:0", batch_size=12)
-    with pytest.raises(RunError, match=r"the largest batch that fits is --batch-size 12$"):
-        engine_memory.check_fits(memory, name="unet", device="cuda:0", batch_size=13)
-
-
-def test_the_memory_of_a_row_is_what_its_layers_hold_at_once(make_job: MakeJob) -> None:
-    # In the attention: the query (a view), hidden and the scores of 1024 pixels over 7 tokens; and before it,
-    # the norm's input, its output and SiLU's, 64 channels each. The state of the loop over layers is never more.
-    memory = engine_memory.estimate(make_job(side=32).network, precision="fp32", fused=True)
-    plane = 4 * 32 * 32
-    assert 2 * 64 * plane <= memory.row_bytes <= 4 * 64 * plane
-    assert memory.weights_bytes == 4 * sum(v.numel() for v in make_job().network.module.state_dict().values())
-    small = engine_memory.estimate(make_job(side=16).network, precision="fp32", fused=True)
-    assert small.row_bytes == pytest.approx(memory.row_bytes / 4, rel=0.05)
 
 
 def test_a_full_disk_is_said_before_the_build(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,27 +354,47 @@ def test_a_backend_that_fails_in_a_run_names_the_network(
     assert "\n" not in str(caught.value)
 
 
+def test_an_engine_that_is_there_is_opened_where_none_can_be_built(
+    tiny_models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_engine("unet", backend="openvino", **tiny_models)
+    answer(monkeypatch, "why_not_build", "it needs a compiler")
+    open_engine("unet", backend="openvino", **tiny_models)
+    with pytest.raises(UserError, match="backend openvino: it needs a compiler"):
+        open_engine("unet", backend="openvino", **tiny_models | {"engines": tiny_models["models"] / "empty"})
+
+
 KILLED = """
 import sys
 from pathlib import Path
-from d2r_fast.engine.build_engines import build_engines
-build_engines(Path(sys.argv[1]), Path(sys.argv[2]), backend="openvino", precision="fp32", networks="rnet")
+from tinynetwork import tiny_network
+from d2r_fast.engine.build_engines import build_engine
+from d2r_fast.engine.engine_job import Job
+from d2r_fast.engine.engine_lock import locked
+from d2r_fast.engine.engine_wish import Wish
+folder = Path(sys.argv[1])
+with locked(folder / "engines"):
+    wish = Wish(backend="openvino", precision="fp32").checked()
+    build_engine(Job(tiny_network(folder, side=16), folder / "engines", wish))
 """
 
 
-def test_a_build_that_is_killed_leaves_nothing_usable(tmp_path: Path, mini_models: Path) -> None:
-    command = [sys.executable, "-c", KILLED, mini_models, tmp_path / "engines"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+def test_a_build_that_is_killed_leaves_nothing_usable(make_job: MakeJob, tmp_path: Path) -> None:
+    root = make_job().root
+    command = [sys.executable, "-c", KILLED, tmp_path]
+    paths = {"PYTHONPATH": str(Path(__file__).parent)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | paths) as process:
         assert process.stderr is not None
         assert any("exporting" in line for line in process.stderr)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
     assert process.returncode == -signal.SIGKILL
-    assert len(stale(tmp_path / "engines" / "onnx")) == 1
-    assert len(stale(tmp_path / "engines" / "openvino")) == 1
-    assert list(tmp_path.rglob("*.json")) == []
-    build_engines(mini_models, tmp_path / "engines", backend="openvino", precision="fp32", networks="rnet")
-    assert names_in(tmp_path / "engines" / "openvino") == ["rnet-fp32-b1.json"]
-    assert names_in(tmp_path / "engines" / "onnx") == ["rnet-fp32.json", "rnet-fp32.onnx"]
+    assert len(stale(root / "onnx")) == len(stale(root / "openvino")) == 1
+    assert list(root.rglob("*.json")) == []
+    assert "is not there" in str(make_job().find())
+    with locked(root):
+        build_engine(make_job())
+    assert names_in(root / "openvino") == ["unet-fp32-b1-128x128.json"]
+    assert names_in(root / "onnx") == ["unet-fp32-128x128.json", "unet-fp32-128x128.onnx"]
 
 
 @pytest.fixture(scope="session")
@@ -423,3 +427,36 @@ def test_every_network_in_every_cpu_backend(
         assert torch.equal(alone[port][0], value[2])
     monkeypatch.setattr(building, "build_engine", lambda job: pytest.fail("built again"))
     open_engine(name, mini_models, build=False, **asked)
+
+
+def test_build_engines_says_what_it_built_and_what_was_there(
+    tiny_models: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lines() -> list[str]:
+        models, engines = tiny_models["models"], tiny_models["engines"]
+        build_engines(models, engines, backend="openvino", precision="fp32", networks="unet")
+        return capsys.readouterr().out.splitlines()
+
+    (first,), (second,) = lines(), lines()
+    assert re.fullmatch(
+        r"unet: built in [\d.]+ s, 0\.0 MB, relative L2 error \d\.\de-0\d, allowed 1e-05", first
+    )
+    assert re.fullmatch(r"unet: up to date, 0\.0 MB, relative L2 error \d\.\de-0\d, allowed 1e-05", second)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("backend", "precision"),
+    [
+        ("torch", "bf16"),
+        ("torch", "fp16"),
+        ("onnxruntime", "fp16"),
+        ("inductor", "fp32"),
+        ("inductor", "bf16"),
+    ],
+)
+def test_every_mini_network_is_accurate_in_other_precisions(
+    mini_models: Path, tmp_path: Path, backend: str, precision: Any
+) -> None:
+    build_engines(mini_models, tmp_path, backend=backend, precision=precision)
+    assert len(list((tmp_path / backend).glob("*.json"))) == len(NETWORKS)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from d2r_fast.engine.engine_file import Built, building, describe, find, first_difference, install
-from d2r_fast.engine.engine_job import locked
+from d2r_fast.engine.engine_lock import locked
 from d2r_fast.engine.engine_record import Record
-from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.files import stale
 
 from .fakedata import names_in
@@ -48,12 +48,13 @@ OTHER = {
 
 
 def make(root: Path, key: dict[str, Any] = KEY, content: bytes = b"engine") -> Path:
-    """An engine of two files; returns its sidecar."""
+    """An engine of two files and a log; returns its sidecar."""
     sidecar = root / "tensorrt" / "unet.json"
     with building(sidecar) as folder:
-        (folder / "unet.plan").write_bytes(content)
-        (folder / "unet.log").write_bytes(b"said")
-        files = describe(root, sidecar.parent, [folder / "unet.plan"])
+        (folder / "engine.plan").write_bytes(content)
+        (folder / "engine.log").write_bytes(b"said")
+        (folder / "other.engine").write_bytes(content)
+        files = describe(root, sidecar, [folder / "engine.plan", folder / "other.engine"])
         install(folder, sidecar, Record(key=key, files=files, build_s=1.0))
     return sidecar
 
@@ -61,9 +62,13 @@ def make(root: Path, key: dict[str, Any] = KEY, content: bytes = b"engine") -> P
 def test_an_engine_with_its_key_is_found_with_its_files(tmp_path: Path) -> None:
     found = find(tmp_path, make(tmp_path), KEY, Record)
     assert isinstance(found, Built)
-    assert found.files == {"tensorrt/unet.plan": tmp_path / "tensorrt" / "unet.plan"}
+    folder = tmp_path / "tensorrt"
+    assert found.files == {
+        "tensorrt/unet.plan": folder / "unet.plan",
+        "tensorrt/other.engine": folder / "other.engine",
+    }
     assert found.damage(thorough=True) is None
-    assert names_in(tmp_path / "tensorrt") == ["unet.json", "unet.log", "unet.plan"]
+    assert names_in(tmp_path / "tensorrt") == ["other.engine", "unet.json", "unet.log", "unet.plan"]
 
 
 @pytest.mark.parametrize("part", KEY)
@@ -155,9 +160,14 @@ def test_truncated_missing_and_changed_files_are_found(tmp_path: Path) -> None:
 
 def test_a_failed_build_leaves_the_old_engine_and_nothing_else(tmp_path: Path) -> None:
     sidecar = make(tmp_path)
-    with pytest.raises(IsADirectoryError), building(sidecar) as folder:
-        (folder / "unet.plan").write_bytes(b"half")
-        folder.read_bytes()
+
+    def fail() -> None:
+        with building(sidecar) as folder:
+            (folder / "unet.plan").write_bytes(b"half")
+            raise RunError("the backend failed")
+
+    with pytest.raises(RunError, match="the backend failed"):
+        fail()
     assert isinstance(find(tmp_path, sidecar, KEY, Record), Built)
     assert stale(tmp_path / "tensorrt") == []
 

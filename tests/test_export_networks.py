@@ -1,6 +1,5 @@
 """Every network's ONNX against its torch module: any batch, two sizes, each precision, with and without LoRA."""
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -19,17 +18,16 @@ from d2r_fast.engine.models.layout import LORA, UNET
 from d2r_fast.engine.models.load import load_text_model, load_unet
 from d2r_fast.export.networks import NETWORKS, export_network, open_network
 
-from .exportmodels import Exports, micro_models, relative_l2, run_onnx
+from .exportmodels import Exports, relative_l2, run_onnx, shared_exports
 from .initmodels import copy_models, rewrite
 
 OTHER_SIZE = {"height": 96, "width": 72}
 """Latents of 12x9: not square, and 9 is no multiple of the UNet's downsampling."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def exports(mini_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Exports:
-    folder = tmp_path_factory.mktemp("exports")
-    return Exports(micro_models(mini_models, folder / "models"), folder)
+    return shared_exports(mini_models, tmp_path_factory.getbasetemp() / "exports")
 
 
 def check(exports: Exports, name: str, precision: str, *, limit: float, **options: int | bool) -> None:

@@ -74,7 +74,7 @@ class Inductor:
         given = tuple(inputs[port.name].to(spec.device) for port in spec.inputs)
         with run_errors(spec.name, self.name), torch.no_grad(), quiet_libraries(), exact_arithmetic():
             program = torch.export.export(module, given, dynamic_shapes=(_open_sizes(spec),))
-            path = folder / f"{spec.name}.pt2"
+            path = folder / "engine.pt2"
             aoti_compile_and_package(program, package_path=str(path), inductor_configs=self.flags(spec))
 
     def load(self, spec: Spec, files: Mapping[str, Path], source: Source) -> "InductorNetwork":

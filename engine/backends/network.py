@@ -69,7 +69,7 @@ class Network(Protocol):
 
     @property
     def device(self) -> str:
-        """ "cpu" or "cuda:N": where inputs are expected and outputs lie."""
+        """Where inputs are expected and outputs lie: cpu or cuda:N."""
 
     def __call__(self, inputs: Tensors) -> dict[str, torch.Tensor]:
         """Runs exactly `batch_size` rows.

@@ -82,6 +82,8 @@ class Backend(Protocol):
     def build(self, spec: Spec, source: "Source", folder: Path) -> None:
         """Compiles the network into files in an empty folder; none where there is nothing to keep.
 
+        The engine is called engine.SUFFIX, what was said on the way engine.log, which loading does not need.
+
         Raises:
             RunError: the library failed.
         """

@@ -9,6 +9,7 @@ everything of TensorRT itself, is written after NVIDIA's documentation and has n
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -97,10 +98,11 @@ class TensorRT:
         return sorted(spec.targets or here)
 
     def build(self, spec: Spec, source: Source, folder: Path) -> None:
-        plan, log = folder / f"{folder.name.split('.')[1]}.plan", folder / f"{folder.name.split('.')[1]}.log"
+        plan, log = folder / "engine.plan", folder / "engine.log"
         caches = folder.parent / f"timing-{self.version()}.cache"
         targets = self._targets(spec) if self.name == "tensorrt-rtx" else []
         task = {
+            "parent": os.getpid(),
             "library": self._library,
             "onnx": str(source.onnx),
             "plan": str(plan),
@@ -114,7 +116,7 @@ class TensorRT:
                 command, input=json.dumps(task).encode(), stdout=output, stderr=subprocess.STDOUT, check=False
             )
         if done.returncode != 0:
-            kept = folder.parent / f"{plan.stem}.failed.log"
+            kept = folder.parent / f"{spec.name}-{spec.precision}-b{spec.batch_size}.failed.log"
             log.replace(kept)
             raise RunError(
                 f"{spec.name} failed in {self.name} ({_why(done.returncode, kept)}): its log is {kept}"

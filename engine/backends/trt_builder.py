@@ -9,6 +9,7 @@ goes to the log; the exit status is 0 where the plan is there.
 
 import ctypes
 import json
+import os
 import signal
 import sys
 from importlib import import_module
@@ -22,9 +23,10 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 def main() -> int:
     """Does the task on standard input; returns the exit status."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    die_with_parent()
     task = json.load(sys.stdin)
+    if os.getppid() != task["parent"]:
+        return 1
     library = import_module(task["library"])
     logger = library.Logger(library.Logger.INFO)
     builder = library.Builder(logger)
@@ -46,6 +48,12 @@ def main() -> int:
     if cache is not None:
         write_atomic(Path(task["timing_cache"]), bytes(config.get_timing_cache().serialize()))
     return 0
+
+
+def die_with_parent() -> None:
+    """Has Linux end this process when the one that started it ends, however that ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
 
 def _network_flags(library: Any) -> int:

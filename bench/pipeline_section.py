@@ -1,0 +1,170 @@
+"""`generate` from end to end, against its own UNet and VAE alone, and against diffusers in two forms.
+
+All draw the same number of images of the same size in the same number of steps. Networks are opened once and
+before the clock starts. The run reads and embeds renders, samples, decodes, detects, aligns and writes shards;
+untrained networks draw no face, so what comes after detection is a rejection there, for all alike.
+"""
+
+import itertools
+import json
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from d2r_fast.bench.baselines import IMAGES_PER_CALL, Batched, Drawer, Published, psnr, tune
+from d2r_fast.bench.ceiling import DTYPES
+from d2r_fast.bench.drawings import draw_noise
+from d2r_fast.bench.measure import Arm, Timing, compare, interleave
+from d2r_fast.bench.plain_mtcnn import PlainMTCNN
+from d2r_fast.bench.record import Found
+from d2r_fast.bench.run import Bench
+from d2r_fast.bench.targets import target
+from d2r_fast.engine.config import Backend, GenerateConfig, Precision
+from d2r_fast.engine.console import say
+from d2r_fast.engine.dataset import Dataset
+from d2r_fast.engine.flow import Stages
+from d2r_fast.engine.marker import EVENTS
+from d2r_fast.engine.pipeline import describe, make_all, open_stages, select, settle
+from d2r_fast.engine.samples import draw_samples
+from d2r_fast.engine.source import open_source
+
+STEPS, GUIDANCE = 25, 3.0
+NUM_ROUNDS = 5
+NAMES: dict[str, Any] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+RENDERS = 5
+"""Renders per identity, all of which are embedded."""
+CPU_BATCHES, CUDA_BATCHES = (4, 8), (8, 16, 32)
+"""Images per call among which B1 finds its best."""
+OURS, ALONE, B0, B1 = (
+    "generate",
+    "UNet and VAE alone",
+    "B0, diffusers as published",
+    "B1, diffusers at its best",
+)
+
+
+@dataclass
+class Run:
+    """`generate` with its networks open: a call makes a dataset in a folder of its own.
+
+    Attributes:
+        last_stage_s: seconds by stage of the last call, summed over threads.
+    """
+
+    config: GenerateConfig
+    stages: Stages
+    last_stage_s: dict[str, float] = field(default_factory=dict)
+    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    def __call__(self) -> None:
+        out = self.config.out / str(next(self._numbers))
+        source = open_source(self.config.source)
+        members = select(source, self.config)
+        with Dataset.open(out, describe(self.config, source, members)) as dataset:
+            make_all(members, self.stages, dataset, self.config)
+            dataset.finish()
+        self.last_stage_s = read_stages(out / EVENTS)
+
+
+def measure(bench: Bench, found: Found) -> None:
+    """The run, its networks alone, and the two baselines, in turn."""
+    backend, precision = bench.best_unet
+    num_identities = 1 if bench.size == "full" and bench.on_cpu else 4
+    num_images = num_identities * IMAGES_PER_CALL
+    run, pool = open_run(bench, backend, precision, num_identities)
+    generator = run.stages.finisher.generator
+    embeddings = torch.randn(
+        num_identities, generator.embedding_dim, generator=torch.Generator().manual_seed(0)
+    )
+    wanted = embeddings.repeat_interleave(IMAGES_PER_CALL, 0)
+    latents = draw_noise([(number, 0) for number in range(num_images)], generator.latent_shape)
+
+    def alone() -> torch.Tensor:
+        context = generator.condition(wanted)
+        clean = generator.denoise(context, lambda _: latents, steps=STEPS, guidance=GUIDANCE)
+        return generator.decode(clean).images.cpu()
+
+    arms: dict[str, Arm] = {OURS: run, ALONE: alone}
+    published, batched = open_baselines(bench, precision, found)
+    for name, baseline in ((B0, published), (B1, batched)):
+        arms[name] = partial(baseline, embeddings, latents, steps=STEPS, guidance=GUIDANCE)
+    ours = alone().numpy()
+    theirs, _ = published(embeddings, latents, steps=STEPS, guidance=GUIDANCE)
+    title = "agreement with B0, dB"
+    found.finding(
+        title, psnr(ours, theirs), target=target(title, bench.kind), unit=" dB", note="same noise and weights"
+    )
+    timings = interleave(
+        arms, num_rounds=NUM_ROUNDS, num_warmup=0 if bench.on_cpu and bench.size == "full" else 1,
+        most_s=bench.budget.left_s * 0.5, device=bench.device,
+    )  # fmt: skip
+    pool.shutdown()
+    flops = bench.work["unet"].flops * 2 * STEPS + bench.work["vae"].flops
+    ceiling = bench.rates.flops_per_s.get(precision)
+    for name, timing in timings.items():
+        per_s = num_images / timing.median_s
+        found.row(
+            name, backend=backend if name in (OURS, ALONE) else "torch", precision=precision, num_images=num_images,
+            **timing.row(num_images), of_ceiling=None if ceiling is None else round(flops * per_s / ceiling, 4),
+            stage_s=run.last_stage_s if name == OURS else None,
+        )  # fmt: skip
+    conclude(timings, num_images, bench, found)
+
+
+def read_stages(events: Path) -> dict[str, float]:
+    """Seconds by stage of a dataset's shards, from its log."""
+    total: Counter[str] = Counter()
+    for line in events.read_text().splitlines():
+        total.update(json.loads(line).get("stage_s", {}))
+    return {stage: round(seconds, 3) for stage, seconds in total.items()}
+
+
+def conclude(timings: dict[str, Timing], num_images: int, bench: Bench, found: Found) -> None:
+    """The ratios that were asked for."""
+    for title, slow in (
+        ("pipeline over UNet and VAE alone", ALONE), ("pipeline over B0", B0), ("pipeline over B1", B1),
+    ):  # fmt: skip
+        found.ratio(title, compare(timings[slow], timings[OURS]), target=target(title, bench.kind))
+    title = "pipeline images/s"
+    found.finding(title, num_images / timings[OURS].median_s, target=target(title, bench.kind))
+
+
+def open_run(
+    bench: Bench, backend: Backend, precision: Precision, num_identities: int
+) -> tuple[Run, ThreadPoolExecutor]:
+    """The run over drawn renders; the pool of threads is the caller's to shut down."""
+    source = bench.workspace / "renders"
+    draw_samples(source, num_identities=num_identities, images_per_identity=RENDERS)
+    height, width = bench.sides
+    config = GenerateConfig(
+        source=source, models=bench.models, out=bench.workspace / "datasets", backend=backend, dtype=NAMES[precision],
+        engines=bench.engines, device=bench.device, batch_size=bench.fastest_batch, height=height, width=width,
+        images_per_identity=IMAGES_PER_CALL, source_images_per_identity=RENDERS, steps=STEPS, guidance=GUIDANCE,
+        attempts=1, min_face_size=max(20, min(height, width) // 4), identities_per_shard=2,
+    )  # fmt: skip
+    config.out.mkdir()
+    pool = ThreadPoolExecutor()
+    config = settle(config, bench.device)
+    return Run(config, open_stages(config, open_source(source), bench.device, pool)), pool
+
+
+def open_baselines(bench: Bench, precision: Precision, found: Found) -> tuple[Published, Batched]:
+    """B0 as it is published, and B1 after a search for its best settings."""
+    dtype = DTYPES[precision]
+    find = {together: PlainMTCNN(device=bench.device, together=together) for together in (False, True)}
+    published = Published(Drawer.open(bench.models, device=bench.device, dtype=dtype), find[False])
+    drawer = Drawer.open(bench.models, device=bench.device, dtype=dtype)
+    say("bench: looking for diffusers' best settings")
+    tuned = tune(
+        drawer, batch_sizes=CPU_BATCHES if bench.on_cpu else CUDA_BATCHES,
+        side=bench.sides[0] // bench.pixels_per_latent, compiled=not bench.on_cpu, most_s=bench.budget.left_s * 0.25,
+    )  # fmt: skip
+    for name, timing in tuned.timings.items():
+        found.row(f"B1 candidate: {name}", **timing.row())
+    found.finding("B1 batch size", tuned.batch_size, note=tuned.name)
+    return published, Batched(drawer, find[True], tuned.batch_size)

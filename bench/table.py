@@ -1,0 +1,82 @@
+"""The README's performance table, made from the saved documents and from nothing else.
+
+python -m d2r_fast.bench.table README.md bench/results     # rewrites what stands between the two markers
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from d2r_fast.bench.record import read_record
+from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.files import write_atomic
+
+BEGIN, END = "<!-- performance: begin -->", "<!-- performance: end -->"
+HEAD = ("| measured | value | lowest to highest | wanted | with |", "|---|---|---|---|---|")
+Json = dict[str, Any]
+
+
+def render_table(documents: list[Json]) -> str:
+    """Markdown: one table per machine and size, the findings with what was asked for."""
+    blocks = []
+    for document in documents:
+        lines = [f"{caption(document)}\n", *HEAD]
+        for section in document["sections"].values():
+            lines += [finding_row(finding) for finding in section.get("findings", ())]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def caption(document: Json) -> str:
+    """What it was measured on, in a sentence."""
+    machine = document["machine"]
+    if machine["gpu"]:
+        where = machine["gpu"]["name"]
+    else:
+        native = [name for name in machine["instructions"] if name.endswith(("bf16", "fp16", "vnni"))]
+        where = f"{machine['cpu']}, {machine['num_cores']} cores, {', '.join(native) or 'float32 alone'}"
+    return f"{where}, {document['size']} networks, {document['date']}:"
+
+
+def finding_row(finding: Json) -> str:
+    """One line of the table."""
+    spread = "" if finding["low"] is None else f"{finding['low']:.3g} to {finding['high']:.3g}"
+    value = f"{finding['value']:.3g}{finding['unit']}"
+    wanted = (
+        "" if finding["target"] is None else f"{finding['target']:g}{'' if finding['met'] else ', short'}"
+    )
+    return f"| {finding['name']} | {value} | {spread} | {wanted} | {finding['note']} |"
+
+
+def read_documents(folder: Path) -> list[Json]:
+    """The latest document of every machine and size in a folder."""
+    latest: dict[str, Json] = {}
+    for path in sorted(folder.glob("*.json")):
+        stem, _, _ = path.stem.rpartition("-20")  # what stands before the date
+        if path.with_suffix(".png").exists():  # other results lie here too, without pictures
+            latest[stem] = read_record(path)
+    return list(latest.values())
+
+
+def fill_in(text: str, table: str) -> str:
+    """The text with the table between its markers.
+
+    Raises:
+        UserError: it has no markers.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"no {BEGIN} and {END} in the text: put both where the table is to stand")
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+def main() -> None:
+    """Rewrite the file."""
+    readme, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    table = render_table(read_documents(folder))
+    write_atomic(readme, fill_in(readme.read_text(), table).encode())
+
+
+if __name__ == "__main__":
+    main()
