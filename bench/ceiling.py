@@ -171,13 +171,15 @@ class Rates:
         }
 
 
-def measure_rates(device: str, *, num_rounds: int = 7, side: int | None = None) -> Rates:
+def measure_rates(
+    device: str, *, num_rounds: int = 7, side: int | None = None, copy_bytes: int | None = None
+) -> Rates:
     """Matrix products in every arithmetic that the device has units for, and a copy.
 
     On random numbers: products of zeros draw less power and run faster than any real work.
     """
     kind = device.partition(":")[0]
-    side = side or MATMUL_SIDE[kind]
+    side, copy_bytes = side or MATMUL_SIDE[kind], copy_bytes or COPY_BYTES[kind]
     arms: dict[str, Callable[[], object]] = {}
     for name in native_precisions(device):
         left, right = (
@@ -186,13 +188,13 @@ def measure_rates(device: str, *, num_rounds: int = 7, side: int | None = None) 
         )
         out = torch.empty_like(left)
         arms[name] = partial(torch.mm, left, right, out=out)
-    source = torch.randn(COPY_BYTES[kind] // 4, device=device)
+    source = torch.randn(copy_bytes // 4, device=device)
     target = torch.empty_like(source)
     arms["copy"] = lambda: target.copy_(source)
     timings = interleave(arms, num_rounds=num_rounds, window_s=0.05, num_warmup=2, device=device)
     copied = timings.pop("copy")
     flops = {name: 2 * side**3 / _best_s(timing) for name, timing in timings.items()}
-    return Rates(flops, 2 * COPY_BYTES[kind] / _best_s(copied))
+    return Rates(flops, 2 * copy_bytes / _best_s(copied))
 
 
 def native_precisions(device: str) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """Images for the scheduler without a dataset: what to draw, and how to run it to the end."""
 
-from collections import deque
 from collections.abc import Callable, Sequence
 
 import torch
@@ -28,11 +27,10 @@ def run_drawings(
     scheduler: Scheduler, drawings: Sequence[Drawing], judge: Judge = lambda _: True
 ) -> dict[int, torch.Tensor]:
     """Runs all of them through the scheduler; the clean latents of those that were not dropped, by name."""
-    waiting = deque(drawings)
     clean: dict[int, torch.Tensor] = {}
-    while waiting or scheduler.busy:
-        while waiting and scheduler.hungry:
-            scheduler.add(waiting.popleft())
+    for waiting in drawings:  # all at once, so that the scheduler can take the long ones first
+        scheduler.add(waiting)
+    while scheduler.busy:
         for event in scheduler.step():
             if isinstance(event, Finished):
                 clean[event.drawing.name] = event.latents

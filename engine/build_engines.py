@@ -65,11 +65,12 @@ def build_engines(
         UserError: something of this is not there or does not fit.
         RunError: a build failed, or is not accurate enough; finished engines are kept.
     """
+    names = expand(networks)
     wish = Wish(
         backend=backend, precision=precision, device=device, batch_size=batch_size, height=height, width=width,
         lora=lora, recogniser=recogniser, targets=tuple(t.strip() for t in targets.split(",") if t.strip()),
-    ).checked()  # fmt: skip
-    for name in expand(networks):
+    ).checked(names)  # fmt: skip
+    for name in names:
         with locked(out):
             rows = rows_of(name, wish.batch_size)
             job = Job.open(name, models, out, replace(wish, batch_size=rows))
@@ -113,7 +114,7 @@ def open_engine(
     wish = Wish(
         backend=backend, precision=precision, device=device, batch_size=batch_size, height=height, width=width,
         lora=lora, recogniser=recogniser,
-    ).checked()  # fmt: skip
+    ).checked([name])  # fmt: skip
     job = Job.open(name, models, engines, wish)
     found = job.find()
     if isinstance(found, Built):
@@ -231,14 +232,15 @@ def _say_cost(job: Job, needs: Needs) -> None:
     """
     spec, backend = job.spec, job.backend
     num_parameters = needs.weights_bytes // WIDTHS[spec.precision]
+    num_modules = sum(1 for _ in job.network.module.modules())
     seconds = BASE_S + num_parameters / 1e9 * backend.seconds_per_gigaparameter
+    seconds += num_modules * backend.seconds_per_module
     if backend.why_not(spec.device) is None:
         seconds += 2 * NUM_ROWS * needs.row_flops / (FLOPS_PER_THREAD * torch.get_num_threads())
     onnx_precision = backend.onnx_precision(spec.precision)
     num_bytes = 0 if backend.loads_onnx or onnx_precision is None else needs.weights_bytes
     if onnx_precision is not None and job.key["onnx_sha256"] is None:
         num_bytes += num_parameters * WIDTHS[onnx_precision]
-        num_modules = sum(1 for _ in job.network.module.modules())
         seconds += num_modules * EXPORT_S_PER_MODULE + num_parameters / 1e9 * EXPORT_S_PER_GIGAPARAMETER
     say(
         f"{spec.name}: building for {spec.backend} in {spec.precision}, about {seconds:.0f} s and "

@@ -1,5 +1,6 @@
 """What is asked of engines on the command line, checked before any work is done."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,8 +42,8 @@ class Wish:
     recogniser: Path | None = None
     targets: tuple[str, ...] = ()
 
-    def checked(self) -> "Wish":
-        """This wish with its device found, once backend, precision and sizes are known to be possible.
+    def checked(self, networks: Iterable[str] = ()) -> "Wish":
+        """This wish with its device found, once all of it is known to be possible for these networks.
 
         Raises:
             UserError: they are not.
@@ -56,12 +57,16 @@ class Wish:
         if self.targets and self.backend != "tensorrt-rtx":
             raise UserError(f"backend {self.backend} builds for this machine alone: leave --targets out")
         device = self._device()
-        reason = backend.why_not_build(device, self.targets)
-        if reason is not None and backend.why_not(device) is not None:
-            raise UserError(f"backend {self.backend}: {reason}")
-        reason = backend.why_not_precision(self.precision, device)
-        if reason is not None:
-            raise UserError(f"backend {self.backend} in {self.precision}: {reason}")
+        no_build = backend.why_not_build(device, self.targets)
+        if no_build is not None and backend.why_not(device) is not None:
+            raise UserError(f"backend {self.backend}: {no_build}")
+        no_precision = backend.why_not_precision(self.precision, device)
+        if no_precision is not None:
+            raise UserError(f"backend {self.backend} in {self.precision}: {no_precision}")
+        for name in networks:
+            no_network = backend.why_not_network(name)
+            if no_network is not None:
+                raise UserError(f"backend {self.backend} for {name}: {no_network}")
         return replace(self, device=device, batch_size=1 if device == "cpu" else self.batch_size)
 
     def _device(self) -> str:

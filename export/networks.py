@@ -4,10 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnxscript import ir
+
 from d2r_fast.engine.errors import UserError
 from d2r_fast.export.arcface import open_arcface
 from d2r_fast.export.encoder import open_encoder
 from d2r_fast.export.exportable import Exportable
+from d2r_fast.export.large_norms import split_large_norms
 from d2r_fast.export.mtcnn import open_mtcnn
 from d2r_fast.export.onnx_file import write_onnx
 from d2r_fast.export.precision import Precision, lower
@@ -91,4 +94,16 @@ def export_network(network: Exportable, path: Path, *, precision: Precision) -> 
         UserError: files that do not do, a weight beyond float16, or a place that cannot be written to.
         RunError: the disk is full.
     """
-    return tuple(write_onnx(lower(network.graph(), precision, name=network.name), path))
+    return tuple(write_onnx(to_precision(network.graph(), precision, name=network.name), path))
+
+
+def to_precision(graph: ir.Model, precision: Precision, *, name: str) -> ir.Model:
+    """A network's float32 graph, which is used up, as it is written in a precision.
+
+    Raises:
+        UserError: a weight beyond float16.
+    """
+    if precision == "fp32":
+        split_large_norms(graph)
+        return graph
+    return lower(graph, precision, name=name)

@@ -27,19 +27,17 @@ BF16_OPSET = 22
 """The first in which convolutions, pools and instance norms may be bfloat16."""
 
 
-def lower(model: ir.Model, precision: Precision, *, name: str) -> ir.Model:
+def lower(model: ir.Model, precision: Literal["bf16", "fp16"], *, name: str) -> ir.Model:
     """The graph computing in `precision`; `model` is used up.
 
     Args:
         model: a float32 graph without subgraphs.
-        precision: fp32 changes nothing.
+        precision: bf16 or fp16.
         name: of the network, for errors.
 
     Raises:
         UserError: a weight is too large for float16, or an operator is not ONNX's own.
     """
-    if precision == "fp32":
-        return model
     _infer_types(model, name)
     _tame_batch_norms(model.graph)
     _Lowering(model.graph, TYPES[precision], name).run()

@@ -56,18 +56,14 @@ def crop(sums: torch.Tensor, images: torch.Tensor, boxes: torch.Tensor, size: in
     left, right = _edges(boxes[:, 2] - boxes[:, 0], size)
     top, bottom = _edges(boxes[:, 3] - boxes[:, 1], size)
     area = (bottom - top)[:, :, None, None] * (right - left)[:, None, None, :]
-    channel = torch.arange(channels, device=boxes.device)
-    row = images[:, None] * height + boxes[:, 1:2]
-    above, below = ((((row + y)[..., None] * channels + channel) * width)[..., None] for y in (top, bottom))
-    before, behind = ((boxes[:, 0:1] + x)[:, None, None, :] for x in (left, right))
-    flat = sums.view(-1)
-
-    def at(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        # gather, since take and index look at every index twice.
-        return flat.gather(0, (y + x).flatten())
-
-    total = at(below, behind) - at(below, before) - at(above, behind) + at(above, before)
-    return _average(total.view(len(boxes), size, channels, size), area)
+    channel = torch.arange(channels, device=boxes.device)[:, None] * width
+    rows = (images[:, None] * height + boxes[:, 1:2] + torch.cat([bottom, top], 1)) * (channels * width)
+    columns = boxes[:, 0:1] + torch.cat([right, left], 1)
+    corners = rows[:, :, None, None] + channel + columns[:, None, None, :]
+    # gather, since take and index look at every index twice.
+    found = sums.view(-1).gather(0, corners.flatten()).view(corners.shape)
+    strips = found[:, :size] - found[:, size:]
+    return _average(strips[..., :size] - strips[..., size:], area)
 
 
 def _average(total: torch.Tensor, area: torch.Tensor) -> torch.Tensor:

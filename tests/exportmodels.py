@@ -19,9 +19,8 @@ from torch import Tensor
 
 from d2r_fast.engine.models.configs import MINI
 from d2r_fast.engine.models.layout import LORA, UNET
-from d2r_fast.export.networks import Exportable, Precision, open_network
+from d2r_fast.export.networks import Exportable, Precision, open_network, to_precision
 from d2r_fast.export.onnx_file import write_onnx
-from d2r_fast.export.precision import lower
 
 from .initmodels import copy_models, rewrite
 
@@ -77,7 +76,7 @@ class Exports:
     def _written(self, name: str, precision: Precision, **options: int | bool) -> Path:
         label = "-".join(map(str, (name, precision, *options.values())))
         path = self._folder / f"{label}.onnx"
-        write_onnx(lower(self._graph(name, **options).clone(), precision, name=name), path)
+        write_onnx(to_precision(self._graph(name, **options).clone(), precision, name=name), path)
         return path
 
 

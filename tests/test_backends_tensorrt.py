@@ -1,6 +1,6 @@
 """TensorRT for RTX ahead of time, without a card: what is built, and what is said where it cannot be.
 
-Running its engines needs a card; those tests are marked gpu.
+Engines run on their card in test_build_engines.
 """
 
 import shutil
@@ -17,9 +17,9 @@ import torch
 
 from d2r_fast.engine.backends import find_backend
 from d2r_fast.engine.backends import trt as trt_backend
-from d2r_fast.engine.backends.network import Port, Rows
+from d2r_fast.engine.backends.network import Port
 from d2r_fast.engine.backends.trt import OPEN_SIZES, shape_range
-from d2r_fast.engine.build_engines import build_engine, build_engines, load_engine, open_engine
+from d2r_fast.engine.build_engines import build_engine, build_engines, load_engine
 from d2r_fast.engine.engine_file import Built
 from d2r_fast.engine.engine_job import Job
 from d2r_fast.engine.engine_wish import NETWORKS, Wish
@@ -171,30 +171,3 @@ def test_every_mini_network_is_built_ahead_of_time(mini_models: Path, tmp_path: 
     build_engines(mini_models, tmp_path, backend="tensorrt-rtx", precision=precision, targets="sm80,sm89")
     plans = {path.name.split("-")[0] for path in (tmp_path / "tensorrt-rtx").glob("*.plan")}
     assert plans == set(NETWORKS)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
-def test_engines_run_on_their_card(mini_models: Path, tmp_path: Path, backend: Any) -> None:
-    reason = find_backend(backend).why_not_build("cuda:0", ())
-    if reason is not None:
-        pytest.skip(reason)
-    for name in NETWORKS:
-        network = open_engine(
-            name,
-            mini_models,
-            engines=tmp_path,
-            backend=backend,
-            precision="fp16",
-            device="cuda:0",
-            batch_size=4,
-        )
-        exportable = networks.open_network(name, mini_models)
-        inputs = exportable.random_inputs(6, seed=1)
-        rows = Rows(network)
-        outputs = rows({key: value.cuda() for key, value in inputs.items()})
-        for port, value in exportable.reference(inputs).items():
-            assert ((outputs[port].cpu() - value).norm() / value.norm()).item() <= 5e-3
-        turned = rows({key: value.flip(0).cuda() for key, value in inputs.items()})
-        assert all(torch.equal(turned[port].flip(0), value) for port, value in outputs.items())

@@ -159,16 +159,25 @@ def test_random_rows_do_not_depend_on_their_number(exports: Exports) -> None:
             assert not torch.equal(other[port.name], few[port.name])
 
 
-def test_another_process_writes_the_same_bytes(exports: Exports, tmp_path: Path) -> None:
+QUICK = ("encoder", "arcface", "rnet")
+
+
+@pytest.mark.parametrize(
+    "names", [QUICK, pytest.param(("unet", "vae", "pnet", "onet"), marks=pytest.mark.slow)]
+)
+def test_another_process_writes_the_same_bytes(
+    exports: Exports, names: tuple[str, ...], tmp_path: Path
+) -> None:
     program = (
         "import sys; from pathlib import Path; from d2r_fast.export.networks import *\n"
-        "for name in ('unet', 'encoder', 'arcface'):\n"
+        "for name in sys.argv[3:]:\n"
         "    out = Path(sys.argv[2]) / (name + '.onnx')\n"
         "    assert export_network(open_network(name, Path(sys.argv[1])), out, precision='fp16') == (out,)\n"
     )
     environment = os.environ | {"PYTHONHASHSEED": "7"}
-    subprocess.run([sys.executable, "-c", program, exports.models, tmp_path], check=True, env=environment)
-    for name in ("unet", "encoder", "arcface"):
+    command = [sys.executable, "-c", program, exports.models, tmp_path, *names]
+    subprocess.run(command, check=True, env=environment)
+    for name in names:
         assert (tmp_path / f"{name}.onnx").read_bytes() == exports.path(name, "fp16").read_bytes()
 
 

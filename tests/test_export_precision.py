@@ -132,10 +132,3 @@ def test_batch_norms_of_any_scale_fit(tmp_path: Path) -> None:
     write_onnx(lower(model, "fp16", name="tiny"), tmp_path / "tiny.onnx")
     with torch.no_grad():
         assert relative_l2(run_onnx(tmp_path / "tiny.onnx", {"x": x})["y"], network(x)) < 5e-3
-
-
-def test_float32_is_left_as_it_is() -> None:
-    model = graph_of(lambda x: x, torch.eye(4))
-    before = ir.serde.serialize_model(model).SerializeToString(deterministic=True)
-    assert lower(model, "fp32", name="tiny") is model
-    assert ir.serde.serialize_model(model).SerializeToString(deterministic=True) == before

@@ -14,29 +14,21 @@ import torch
 from torch import nn
 
 from d2r_fast.engine.backends.cuda import card, exact_arithmetic, why_not_torch
-from d2r_fast.engine.backends.cuda_graph import CudaGraph, is_static
+from d2r_fast.engine.backends.cuda_graph import CudaGraph
 from d2r_fast.engine.backends.network import Tensors, check_inputs, run_errors
-from d2r_fast.engine.backends.spec import DTYPES, Source, Spec
+from d2r_fast.engine.backends.spec import DTYPES, Backend, Source, Spec
 from d2r_fast.engine.backends.threads import LoneThreads
 from d2r_fast.engine.backends.torch_eager import cast, name_outputs
-from d2r_fast.engine.config import Precision
 from d2r_fast.engine.processor import processor
 from d2r_fast.engine.quiet import quiet_libraries
 
-MOST_PIXELS = 4096
-"""Largest side of an open height or width."""
 
-
-class Inductor:
+class Inductor(Backend):
     """PyTorch's compiler, ahead of time (AOTInductor)."""
 
-    fuses_attention = True
-    loads_onnx = False
     build_copies = 3.0
-    seconds_per_gigaparameter = 250.0
-
-    def __init__(self, name: str) -> None:
-        self.name = name
+    seconds_per_gigaparameter = 50.0
+    seconds_per_module = 0.15
 
     def why_not(self, device: str) -> str | None:
         return why_not_torch(device)
@@ -47,14 +39,16 @@ class Inductor:
             return f"it needs the C++ compiler {compiler}, which is not there: apt install g++"
         return why_not_torch(device)
 
-    def why_not_precision(self, precision: str, device: str) -> str | None:
+    def why_not_network(self, name: str) -> str | None:
+        if name == "pnet":
+            # torch.export finds 12 pixels, P-Net's smallest image, to need another program than 13.
+            return (
+                "the height and width of P-Net's images are open, which it does not compile: leave pnet out"
+            )
         return None
 
     def version(self) -> str:
         return torch.__version__
-
-    def onnx_precision(self, precision: Precision) -> Precision | None:
-        return None
 
     def flags(self, spec: Spec) -> dict[str, Any]:
         # One thread per run on the CPU, else how a row is shared out would decide its last bits.
@@ -73,7 +67,7 @@ class Inductor:
         inputs = source.network.random_inputs(spec.batch_size, seed=0)
         given = tuple(inputs[port.name].to(spec.device) for port in spec.inputs)
         with run_errors(spec.name, self.name), torch.no_grad(), quiet_libraries(), exact_arithmetic():
-            program = torch.export.export(module, given, dynamic_shapes=(_open_sizes(spec),))
+            program = torch.export.export(module, given)
             path = folder / "engine.pt2"
             aoti_compile_and_package(program, package_path=str(path), inductor_configs=self.flags(spec))
 
@@ -96,18 +90,6 @@ class _Cast(nn.Module):
         return tuple(name_outputs(self._outputs, self._module(*ready)).values())
 
 
-def _open_sizes(spec: Spec) -> tuple[dict[int, Any], ...]:
-    """For torch.export, which sizes of each input stay open: P-Net's height and width."""
-    return tuple(
-        {
-            axis: torch.export.Dim(size, min=12, max=MOST_PIXELS)
-            for axis, size in enumerate(port.shape)
-            if isinstance(size, str)
-        }
-        for port in spec.inputs
-    )
-
-
 class InductorNetwork:
     """A compiled package: on the CPU a runner per thread, on CUDA a recorded graph."""
 
@@ -122,8 +104,7 @@ class InductorNetwork:
         with run_errors(spec.name, "inductor"):
             index = -1 if on_cpu else torch.device(spec.device).index
             self._package = load_package(str(path), num_runners=self.num_streams, device_index=index)
-            graph = not on_cpu and is_static(spec.inputs)
-            self._graph = CudaGraph(spec.inputs, self._run, device=spec.device) if graph else None
+            self._graph = None if on_cpu else CudaGraph(spec.inputs, self._run, device=spec.device)
 
     def __call__(self, inputs: Tensors) -> dict[str, torch.Tensor]:
         check_inputs(self, inputs)

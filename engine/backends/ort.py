@@ -7,25 +7,22 @@ from typing import Any
 import onnxruntime
 import torch
 
-from d2r_fast.engine.backends.cuda import card, why_not_torch
+from d2r_fast.engine.backends.cuda import why_not_torch
 from d2r_fast.engine.backends.network import Network, Tensors, check_inputs
 from d2r_fast.engine.backends.ort_session import open_session, ort_errors
-from d2r_fast.engine.backends.spec import Source, Spec
+from d2r_fast.engine.backends.spec import Backend, Source, Spec
 from d2r_fast.engine.config import Precision
 
 INSTALL = "pip install onnxruntime-gpu in place of onnxruntime"
 
 
-class Onnxruntime:
+class Onnxruntime(Backend):
     """onnxruntime; under the name onnxruntime-tensorrt it hands the graph to its TensorRT provider."""
 
     fuses_attention = False
     loads_onnx = True
     build_copies = 2.0
     seconds_per_gigaparameter = 40.0
-
-    def __init__(self, name: str) -> None:
-        self.name = name
 
     def provider(self, device: str) -> str:
         """The execution provider that is to run the network."""
@@ -41,10 +38,7 @@ class Onnxruntime:
             return f"onnxruntime has {', '.join(offered)} alone: {INSTALL}"
         return why_not_torch(device)
 
-    def why_not_build(self, device: str, targets: tuple[str, ...]) -> str | None:
-        return self.why_not(device)
-
-    def why_not_precision(self, precision: str, device: str) -> str | None:
+    def why_not_precision(self, precision: Precision, device: str) -> str | None:
         return "onnxruntime has few bf16 kernels: give fp32 or fp16" if precision == "bf16" else None
 
     def version(self) -> str:
@@ -55,9 +49,6 @@ class Onnxruntime:
 
     def flags(self, spec: Spec) -> dict[str, Any]:
         return {"provider": self.provider(spec.device)}
-
-    def target(self, spec: Spec) -> dict[str, Any]:
-        return card(spec.device)
 
     def build(self, spec: Spec, source: Source, folder: Path) -> None:
         """Leaves the TensorRT provider's engines in the folder; other providers compile when they load."""

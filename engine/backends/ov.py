@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from d2r_fast.engine.backends.network import Tensors, check_inputs, run_errors
-from d2r_fast.engine.backends.spec import Source, Spec
+from d2r_fast.engine.backends.spec import Backend, Source, Spec
 from d2r_fast.engine.config import Precision
 
 INSTALL = "pip install 'openvino>=2026.4,<2027'"
@@ -19,16 +19,13 @@ _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _CAPABILITIES = {"bf16": "BF16", "fp16": "FP16"}
 
 
-class OpenVino:
+class OpenVino(Backend):
     """OpenVINO on the CPU. It reads the float32 ONNX and compiles it when it is loaded."""
 
     fuses_attention = False
     loads_onnx = True
     build_copies = 2.0
     seconds_per_gigaparameter = 40.0
-
-    def __init__(self, name: str) -> None:
-        self.name = name
 
     def why_not(self, device: str) -> str | None:
         if device != "cpu":
@@ -39,10 +36,7 @@ class OpenVino:
             return f"the package openvino is missing: {INSTALL}"
         return None
 
-    def why_not_build(self, device: str, targets: tuple[str, ...]) -> str | None:
-        return self.why_not(device)
-
-    def why_not_precision(self, precision: str, device: str) -> str | None:
+    def why_not_precision(self, precision: Precision, device: str) -> str | None:
         wanted = _CAPABILITIES.get(precision)
         offered = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if wanted is None or wanted in offered:
@@ -58,9 +52,6 @@ class OpenVino:
 
     def flags(self, spec: Spec) -> dict[str, Any]:
         return {"INFERENCE_PRECISION_HINT": _HINTS[spec.precision]}
-
-    def target(self, spec: Spec) -> dict[str, Any]:
-        return {}
 
     def build(self, spec: Spec, source: Source, folder: Path) -> None:
         """Nothing to keep but the ONNX, which has to be there.

@@ -1,17 +1,19 @@
 """What is asked of a backend: which network, in which arithmetic and shapes, for which device."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from d2r_fast.engine.backends.cuda import card
 from d2r_fast.engine.backends.network import Network, Port
 from d2r_fast.engine.config import Precision
 
 if TYPE_CHECKING:
     from d2r_fast.export.networks import Exportable
 
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+DTYPES: dict[Precision, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """Precision -> the name of torch's dtype."""
 
 
@@ -39,46 +41,59 @@ class Spec:
     outputs: tuple[Port, ...]
 
 
-class Backend(Protocol):
+class Backend(ABC):
     """What compiles and runs networks. Its library is imported when it is first asked something.
 
     Attributes:
         fuses_attention: whether attention runs without a table of all its scores in memory.
         loads_onnx: whether loading needs the ONNX files.
         build_copies: how often the weights lie in main memory at once while it compiles, at most.
-        seconds_per_gigaparameter: how long a build takes per 10^9 parameters, for the estimate beforehand.
+        seconds_per_gigaparameter, seconds_per_module: how long a build takes, for the estimate beforehand.
+        name: on the command line.
     """
 
-    @property
-    def fuses_attention(self) -> bool: ...
-    @property
-    def loads_onnx(self) -> bool: ...
-    @property
-    def build_copies(self) -> float: ...
-    @property
-    def seconds_per_gigaparameter(self) -> float: ...
+    fuses_attention = True
+    loads_onnx = False
+    build_copies: float = 1
+    seconds_per_gigaparameter: float
+    seconds_per_module: float = 0
 
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
     def why_not(self, device: str) -> str | None:
         """Why networks cannot run on "cpu" or "cuda:N" here, with what to install; None where they can."""
 
     def why_not_build(self, device: str, targets: tuple[str, ...]) -> str | None:
         """Why engines for that device or those compute capabilities cannot be built here; None if they can."""
+        return self.why_not(device)
 
-    def why_not_precision(self, precision: str, device: str) -> str | None:
+    def why_not_precision(self, precision: Precision, device: str) -> str | None:
         """Why this arithmetic is not offered on that device; None where it is."""
+        return None
 
+    def why_not_network(self, name: str) -> str | None:
+        """Why this network cannot be compiled; None where it can."""
+        return None
+
+    @abstractmethod
     def version(self) -> str:
         """Of the library, as it decides whether an engine can be used again."""
 
     def onnx_precision(self, precision: Precision) -> Precision | None:
         """Which ONNX a build starts from; None where it starts from the torch module."""
+        return None
 
     def flags(self, spec: Spec) -> dict[str, Any]:
         """Settings of the build, as JSON: other flags, other engine."""
+        return {}
 
     def target(self, spec: Spec) -> dict[str, Any]:
-        """What the file depends on beyond the library, as JSON: cards, CPU, driver; empty if nothing."""
+        """What the file depends on beyond the library, as JSON: the card, if nothing else."""
+        return card(spec.device)
 
+    @abstractmethod
     def build(self, spec: Spec, source: "Source", folder: Path) -> None:
         """Compiles the network into files in an empty folder; none where there is nothing to keep.
 
@@ -88,6 +103,7 @@ class Backend(Protocol):
             RunError: the library failed.
         """
 
+    @abstractmethod
     def load(self, spec: Spec, files: Mapping[str, Path], source: "Source") -> Network:
         """Opens what was built, ready to run.
 

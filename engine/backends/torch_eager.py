@@ -8,44 +8,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from d2r_fast.engine.backends.cuda import card, exact_arithmetic, why_not_torch
+from d2r_fast.engine.backends.cuda import exact_arithmetic, why_not_torch
 from d2r_fast.engine.backends.network import Port, Tensors, check_inputs, run_errors
-from d2r_fast.engine.backends.spec import DTYPES, Source, Spec
+from d2r_fast.engine.backends.spec import DTYPES, Backend, Source, Spec
 from d2r_fast.engine.backends.threads import LoneThreads
-from d2r_fast.engine.config import Precision
 
 
-class TorchEager:
+class TorchEager(Backend):
     """PyTorch, eagerly. It keeps no file: weights come from the model folder each time."""
 
-    fuses_attention = True
-    loads_onnx = False
-    build_copies = 1.0
     seconds_per_gigaparameter = 15.0
-
-    def __init__(self, name: str) -> None:
-        self.name = name
 
     def why_not(self, device: str) -> str | None:
         return why_not_torch(device)
 
-    def why_not_build(self, device: str, targets: tuple[str, ...]) -> str | None:
-        return why_not_torch(device)
-
-    def why_not_precision(self, precision: str, device: str) -> str | None:
-        return None
-
     def version(self) -> str:
         return torch.__version__
 
-    def onnx_precision(self, precision: Precision) -> Precision | None:
-        return None
-
     def flags(self, spec: Spec) -> dict[str, Any]:
         return {"channels_last": spec.device != "cpu"}
-
-    def target(self, spec: Spec) -> dict[str, Any]:
-        return card(spec.device)
 
     def build(self, spec: Spec, source: Source, folder: Path) -> None:
         """Nothing to compile."""

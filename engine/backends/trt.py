@@ -23,7 +23,7 @@ import torch
 
 from d2r_fast.engine.backends.cuda import card, driver
 from d2r_fast.engine.backends.network import Port
-from d2r_fast.engine.backends.spec import Source, Spec
+from d2r_fast.engine.backends.spec import Backend, Source, Spec
 from d2r_fast.engine.config import Precision
 from d2r_fast.engine.errors import RunError, UserError
 
@@ -33,16 +33,14 @@ OPEN_SIZES = (12, 320, 2048)
 """Smallest, usual and largest height and width of P-Net's images."""
 
 
-class TensorRT:
+class TensorRT(Backend):
     """TensorRT or TensorRT for RTX, by name."""
 
-    fuses_attention = True
-    loads_onnx = False
     build_copies = 4.0
     seconds_per_gigaparameter = 40.0
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        super().__init__(name)
         self._library = LIBRARIES[name]
 
     def why_not(self, device: str) -> str | None:
@@ -74,9 +72,6 @@ class TensorRT:
         """The compute capabilities that engines can be built for ahead of time, as sm89."""
         names = import_module(self._library).ComputeCapability.__members__
         return tuple(name.lower() for name in names if name.startswith("SM"))
-
-    def why_not_precision(self, precision: str, device: str) -> str | None:
-        return None
 
     def version(self) -> str:
         return installed_version(self._library)
