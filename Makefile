@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/d2r-fast demo --out demo
 
 test: $(VENV)/.installed
-	$(VENV)/bin/pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

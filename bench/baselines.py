@@ -5,18 +5,17 @@ alignment and encoding image by image. `Batched` (B1) is the same library with i
 compiler chosen by measurement, and detection and alignment by the batch. Both draw with the weights and the
 noise that they are given, so that what they draw can be compared with what a run draws.
 
-Two things are made easier for them than their users have it: the empty prompt is encoded once and not in every
-call, and nothing but the crop is written.
+One thing is made easier for them than their users have it: crops are encoded and not written.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from numpy.typing import NDArray
 
 from d2r_fast.bench.measure import Timing, interleave
@@ -32,6 +31,8 @@ from d2r_fast.engine.write import encode
 IMAGES_PER_CALL = 4
 """`num_images` of Arc2Face's README."""
 JPEG_QUALITY = 95
+CONTIGUOUS = "contiguous"
+"""PyTorch's own memory layout."""
 
 Images = NDArray[np.uint8]
 """(N, H, W, 3) RGB."""
@@ -53,10 +54,11 @@ class Drawer:
         unet = load_unet(models, device=device, dtype=dtype)
         vae = load_decoder(models, device=device, dtype=dtype)
         with quiet_libraries():
-            kinds: Any = StableDiffusionPipeline, DPMSolverMultistepScheduler  # untyped
-            pipeline = kinds[0](
+            # Here, since transformers says on import what it lacks for pipelines of other kinds.
+            diffusers: Any = import_module("diffusers")
+            pipeline = diffusers.StableDiffusionPipeline(
                 unet=unet, vae=vae, text_encoder=None, tokenizer=None, safety_checker=None,
-                scheduler=kinds[1].from_config(load_scheduler_config(models)),
+                scheduler=diffusers.DPMSolverMultistepScheduler.from_config(load_scheduler_config(models)),
                 feature_extractor=None, requires_safety_checker=False,
             )  # fmt: skip
         pipeline.set_progress_bar_config(disable=True)
@@ -139,30 +141,31 @@ def crop_faces(images: torch.Tensor, find: Find) -> list[bytes]:
 
 
 def tune(drawer: Drawer, *, batch_sizes: Sequence[int], side: int, compiled: bool, most_s: float) -> "Tuned":
-    """Puts the fastest way to run the UNet into the drawer's pipeline: layout, compiler, batch.
+    """Puts the fastest way to run the UNet into the drawer's pipeline: layout and batch, and then the compiler.
 
-    Ways are compared by rows per second of one UNet run with guidance, so by twice as many rows as images.
+    Ways are compared by images per second of one UNet run with guidance, so of twice as many rows as images.
     """
     unet = drawer.pipeline.unet
     timings: dict[str, Timing] = {}
-    per_way_s = most_s / (2 + compiled)
-    ways: dict[str, tuple[Any, int]] = {}
-    for layout in ("contiguous", "channels last", *["channels last, compiled"] * compiled):
-        if layout != "contiguous":
-            unet.to(memory_format=torch.channels_last)
-        module = torch.compile(unet) if layout.endswith("compiled") else unet
-        arms = {}
-        for size in batch_sizes:
-            name = f"{layout}, batch {size}"
-            ways[name] = (module, size)
-            arms[name] = _forward(drawer, module, 2 * size, side)
-        timings |= interleave(arms, num_rounds=3, most_s=per_way_s, device=drawer.device)
-    best = min(timings, key=lambda name: timings[name].median_s / ways[name][1])
-    module, size = ways[best]
-    if best.startswith("contiguous"):
+    sizes: dict[str, int] = {}
+
+    def try_out(module: Any, layout: str, some: Sequence[int]) -> str:
+        arms = {f"{layout}, batch {size}": _forward(drawer, module, 2 * size, side) for size in some}
+        timings.update(interleave(arms, num_rounds=3, num_warmup=2, most_s=most_s / 3, device=drawer.device))
+        sizes.update(zip(arms, some, strict=True))
+        return min(timings, key=lambda name: timings[name].median_s / sizes[name])
+
+    try_out(unet, CONTIGUOUS, batch_sizes)
+    unet.to(memory_format=torch.channels_last)
+    best = try_out(unet, "channels last", batch_sizes)
+    if best.startswith(CONTIGUOUS):
         unet.to(memory_format=torch.contiguous_format)
-    drawer.pipeline.unet = module
-    return Tuned(best, size, timings)
+    if compiled:
+        # For one batch: a graph for any batch is slower, and one for each takes minutes.
+        module = torch.compile(unet, dynamic=False)
+        before, best = best, try_out(module, f"{best.partition(',')[0]}, compiled", [sizes[best]])
+        drawer.pipeline.unet = unet if best == before else module
+    return Tuned(best, sizes[best], timings)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Rates are measured: a large matrix product in each arithmetic, and a large copy.
 the one and bytes over the other is the least time that any implementation can take here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from d2r_fast.engine.models.load import config_file, read_config
 from d2r_fast.engine.models.skeleton import skeleton
 from d2r_fast.engine.mtcnn import pyramid
 from d2r_fast.engine.mtcnn_networks import load_networks
+from d2r_fast.engine.processor import processor
 from d2r_fast.engine.quiet import quiet_libraries
 from d2r_fast.recognition.iresnet import IMAGE_SIZE, IResNet
 
@@ -57,19 +58,20 @@ class Work:
 class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the numbers that products and convolutions read and write, attention being one of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: Iterable[torch.Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.num_moved = 0
+        self._weights = {id(weight) for weight in weights}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func._schema.name.removeprefix("aten::") in _PRODUCTS:
             leaves = tree_leaves((args, kwargs, out))
-            # Parameters are counted apart: they are read once for a whole batch.
+            # Weights are counted apart: they are read once for a whole batch.
             self.num_moved += sum(
                 leaf.numel()
                 for leaf in leaves
-                if isinstance(leaf, torch.Tensor) and not isinstance(leaf, nn.Parameter)
+                if isinstance(leaf, torch.Tensor) and id(leaf) not in self._weights
             )
         return out
 
@@ -79,13 +81,14 @@ _PRODUCTS = {
 }  # fmt: skip
 
 
-def count(run: Callable[[], object], weights: int) -> Work:
-    """The work of one call, which should be of one row on the meta device."""
-    traffic, flops = Traffic(), FlopCounterMode(display=False)
+def count(run: Callable[[], object], module: nn.Module) -> Work:
+    """The work of one call, which should be of one row, in a module."""
+    weights = [*module.parameters(), *module.buffers()]
+    traffic, flops = Traffic(weights), FlopCounterMode(display=False)
     # Traffic comes last, so that it sees attention as one operation and the counter below its products.
     with torch.inference_mode(), flops, traffic:
         run()
-    return Work(float(flops.get_total_flops()), weights, traffic.num_moved)
+    return Work(float(flops.get_total_flops()), sum(map(torch.numel, module.parameters())), traffic.num_moved)
 
 
 def unet_work(config: dict[str, Any], height: int, width: int) -> Work:
@@ -96,7 +99,7 @@ def unet_work(config: dict[str, Any], height: int, width: int) -> Work:
         torch.zeros(1, dtype=torch.int64, device="meta"),
     )
     context = _meta(1, NUM_TOKENS, config["cross_attention_dim"])
-    return count(lambda: unet(*inputs, encoder_hidden_states=context, return_dict=False), _size(unet))
+    return count(lambda: unet(*inputs, encoder_hidden_states=context, return_dict=False), unet)
 
 
 def vae_work(config: dict[str, Any], height: int, width: int) -> Work:
@@ -104,7 +107,7 @@ def vae_work(config: dict[str, Any], height: int, width: int) -> Work:
     vae = _skeleton(VAE, config)
     vae.encoder = vae.quant_conv = None
     latents = _meta(1, config["latent_channels"], height, width)
-    return count(lambda: vae.decode(latents, return_dict=False), _size(vae))
+    return count(lambda: vae.decode(latents, return_dict=False), vae)
 
 
 def encoder_work(config: dict[str, Any]) -> Work:
@@ -112,9 +115,8 @@ def encoder_work(config: dict[str, Any]) -> Work:
     model = _skeleton(ENCODER, config)
     hidden = _meta(1, NUM_TOKENS, config["hidden_size"])
     states = [layer for name, layer in model.named_children() if name != "embeddings"]
-    embedded = sum(_size(layer) for layer in states)
     mask = _meta(1, 1, NUM_TOKENS, NUM_TOKENS)
-    return count(lambda: model.encoder(inputs_embeds=hidden, attention_mask=mask), embedded)
+    return count(lambda: model.encoder(inputs_embeds=hidden, attention_mask=mask), nn.ModuleList(states))
 
 
 def recogniser_work(shape: Recogniser) -> Work:
@@ -123,7 +125,7 @@ def recogniser_work(shape: Recogniser) -> Work:
     with FakeTensorMode():
         network = IResNet(shape.num_blocks, widths=shape.widths, embedding_dim=shape.embedding_dim).eval()
         crops = torch.empty(1, 3, IMAGE_SIZE, IMAGE_SIZE)
-        return count(lambda: network(crops), _size(network))
+        return count(lambda: network(crops), network)
 
 
 def proposal_work(height: int, width: int, min_face_size: int) -> Work:
@@ -134,7 +136,7 @@ def proposal_work(height: int, width: int, min_face_size: int) -> Work:
         for scale in pyramid(height, width, min_face_size):
             pnet(_meta(1, 3, int(height * scale + 1), int(width * scale + 1)))
 
-    return count(run, _size(pnet))
+    return count(run, pnet)
 
 
 def model_work(models: Path, height: int, width: int) -> dict[str, Work]:
@@ -201,11 +203,9 @@ def native_precisions(device: str) -> tuple[str, ...]:
     """What the device has matrix arithmetic for; other precisions are emulated, and slower than float32."""
     if device.startswith("cuda"):
         return "fp32", "bf16", "fp16"
-    lines = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
-    found = ["fp32"]
-    found += ["bf16"] if "avx512_bf16" in lines or "amx_bf16" in lines else []
-    found += ["fp16"] if "avx512_fp16" in lines or "amx_fp16" in lines else []
-    return tuple(found)
+    instructions = processor()[1]
+    half = ("bf16", "fp16")
+    return ("fp32", *(name for name in half if any(flag.endswith(name) for flag in instructions)))
 
 
 def _best_s(timing: Timing) -> float:
@@ -216,10 +216,6 @@ def _best_s(timing: Timing) -> float:
 def _skeleton(part: Part, config: dict[str, Any]) -> Any:
     with quiet_libraries():
         return skeleton(part, config).eval()
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _meta(*shape: int) -> torch.Tensor:

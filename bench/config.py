@@ -24,9 +24,9 @@ class BenchConfig(Frozen):
     backend: tuple[Backend, ...] = ()
     """Backends to measure. Default: all that this machine can run."""
     precision: tuple[Precision, ...] = ()
-    """Arithmetic to measure. Default: what the device has units for."""
+    """Arithmetic to measure. Default: fp16 on CUDA; on a CPU what it has units for."""
     batch_size: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=16)] = ()
-    """Rows of a network run at once, one measurement each. Default: 2 on a CPU, 8, 16, 32 and 48 on CUDA."""
+    """Rows of a network run at once, one measurement each. Default: 2 on a CPU; 16, 32, 8 and 48 on CUDA."""
     height: Annotated[int, Field(ge=64, multiple_of=8)] | None = None
     """Height of the images, in pixels. Default: the UNet's own, and 256 for full shapes on a CPU."""
     width: Annotated[int, Field(ge=64, multiple_of=8)] | None = None

@@ -1,7 +1,7 @@
 """The Triton kernels against torch's own expressions; see kernels.py."""
 
+from d2r_fast.bench.context import Bench
 from d2r_fast.bench.record import Found
-from d2r_fast.bench.run import Bench
 
 
 def measure(bench: Bench, found: Found) -> None:

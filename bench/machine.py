@@ -12,28 +12,24 @@ import numpy as np
 import torch
 
 import d2r_fast
+from d2r_fast.engine.processor import processor
 
 PACKAGES = (
     "torch", "diffusers", "transformers", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt",
     "tensorrt_rtx", "triton", "numpy",
 )  # fmt: skip
-INSTRUCTIONS = (
-    "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16",
-    "amx_fp16",
-)  # fmt: skip
-"""What matrix arithmetic a processor may have, as /proc/cpuinfo names it."""
 _CLOCKS = "clocks.sm,power.draw,temperature.gpu"
 
 
 def describe_machine(device: str) -> dict[str, Any]:
     """Processor and, on CUDA, the card, as JSON. What cannot be found out is None."""
-    flags = _cpuinfo("flags").split()
+    name, instructions = processor()
     found = {
         "device": device,
-        "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
+        "cpu": name,
         "num_cores": len(os.sched_getaffinity(0)),
         "num_threads": torch.get_num_threads(),
-        "instructions": [name for name in INSTRUCTIONS if name in flags],
+        "instructions": list(instructions),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "load": round(os.getloadavg()[0], 2),
         "gpu": None,
@@ -141,9 +137,3 @@ def _output(command: list[str]) -> str | None:
     except (FileNotFoundError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
-
-
-def _cpuinfo(key: str) -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")

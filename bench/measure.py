@@ -80,10 +80,10 @@ def interleave(
     Args:
         arms: name -> what to time, called without arguments.
         num_rounds: rounds to run, at least 1.
-        window_s: least time of an arm in a round: short arms are called as often as that takes, in every round
-            as often as in the first.
-        num_warmup: calls of each arm before the first round, not timed. What compiles on its first call
-            compiles here.
+        window_s: least time of an arm in a round: short arms are called as often as that takes, judged by the
+            last warm-up call, and in every round as often.
+        num_warmup: calls of each arm before the first round, which do not count. What compiles on its first
+            call compiles here, and should have two.
         most_s: no round begins after this time, the first excepted; warm-up does not count.
         device: on CUDA a window begins and ends with an idle device.
         clock: seconds, for tests.
@@ -100,10 +100,10 @@ def interleave(
         wait_for(device)
         return clock() - begun_s
 
-    for arm in arms.values():
-        for _ in range(num_warmup):
-            arm()
-    calls = {name: _calls(window(arm, 1), window_s) if window_s > 0 else 1 for name, arm in arms.items()}
+    calls = {}
+    for name, arm in arms.items():
+        warm_s = [window(arm, 1) for _ in range(num_warmup)]
+        calls[name] = _calls(warm_s[-1], window_s) if warm_s else 1
     times: dict[str, list[float]] = {name: [] for name in arms}
     begun_s = clock()
     for round_number in range(num_rounds):

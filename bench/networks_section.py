@@ -10,17 +10,17 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from d2r_fast.bench.ceiling import Work, recogniser_work
+from d2r_fast.bench.ceiling import Work, count
+from d2r_fast.bench.context import Bench
 from d2r_fast.bench.measure import Ratio, Timing, compare, interleave
 from d2r_fast.bench.record import Found
-from d2r_fast.bench.run import Bench
 from d2r_fast.bench.targets import target
+from d2r_fast.engine.backends.cuda import exact_arithmetic
 from d2r_fast.engine.backends.network import Network, Rows
 from d2r_fast.engine.build_engines import open_engine
 from d2r_fast.engine.config import Backend, Precision
 from d2r_fast.engine.console import say
 from d2r_fast.engine.errors import RunError, UserError
-from d2r_fast.engine.models.configs import CONFIGS
 from d2r_fast.export.networks import Exportable, open_network
 
 NETWORKS = ("unet", "vae", "encoder", "arcface", "pnet", "rnet", "onet")
@@ -42,7 +42,7 @@ def measure_network(name: str, bench: Bench, found: Found, *, until_s: float) ->
     """One network: a row for each backend, precision and batch size."""
     height, width = bench.sides
     network = open_network(name, bench.models, height=height, width=width)
-    eager = Eager(network, bench.device)
+    eager = Eager(network, bench)
     batch_sizes = (DETECTOR_ROWS,) if name in ("pnet", "rnet", "onet") else bench.batch_sizes
     for batch_size in batch_sizes:
         for backend in bench.backends:
@@ -54,18 +54,23 @@ def measure_network(name: str, bench: Bench, found: Found, *, until_s: float) ->
 
 
 class Eager:
-    """The float32 module on its device, as anyone would run it.
+    """The float32 module on its device, as anyone would run it; on CUDA without TF32, as the reference it is.
 
-    On CUDA, too, float32 is computed as float32 here: it is the reference for accuracy.
+    Attributes:
+        work: of one row.
     """
 
-    def __init__(self, network: Exportable, device: str) -> None:
-        self.network, self.device = network, device
-        self.module = network.module.to(device)
+    def __init__(self, network: Exportable, bench: Bench) -> None:
+        self.network = network
+        self._module = network.module
+        one = network.random_inputs(1, seed=0)
+        self.work = bench.work.get(network.name) or count(lambda: self(one), network.module)
+        self._module = network.module.to(bench.device)
 
     @torch.inference_mode()
     def __call__(self, inputs: Tensors) -> tuple[torch.Tensor, ...]:
-        out = self.module(*(inputs[port.name] for port in self.network.inputs))
+        with exact_arithmetic():
+            out = self._module(*(inputs[port.name] for port in self.network.inputs))
         return out if isinstance(out, tuple) else (out,)
 
 
@@ -104,7 +109,7 @@ def measure_backend(
         title, network=name, backend=backend, precision=precision, batch_size=batch_size,
         **timing.row(batch_size), eager_s=timings["torch fp32 eager"].row()["median_s"],
         speedup=[round(value, 4) for value in (speedup.median, speedup.low, speedup.high)], rel_l2=error_size,
-        opened_s=round(opened_s, 1), **distance(name, precision, batch_size, timing, bench),
+        opened_s=round(opened_s, 1), **distance(eager.work, precision, batch_size, timing, bench),
     )  # fmt: skip
 
 
@@ -120,12 +125,9 @@ def relative_error(given: list[torch.Tensor], wanted: tuple[torch.Tensor, ...]) 
 
 
 def distance(
-    name: str, precision: str, batch_size: int, timing: Timing, bench: Bench
+    work: Work, precision: str, batch_size: int, timing: Timing, bench: Bench
 ) -> dict[str, float | str | None]:
     """Operations per second, and which share of what this machine could do at best that is."""
-    work = work_of(name, bench)
-    if work is None:
-        return {"of_ceiling": None}
     rate = work.flops * batch_size / timing.median_s
     if precision not in bench.rates.flops_per_s:
         return {"tflop_per_s": float(f"{rate / 1e12:.4g}"), "of_ceiling": None}
@@ -133,15 +135,6 @@ def distance(
     return {
         "tflop_per_s": float(f"{rate / 1e12:.4g}"), "of_ceiling": round(floor_s / timing.median_s, 4), "bound": bound,
     }  # fmt: skip
-
-
-def work_of(name: str, bench: Bench) -> Work | None:
-    """What a row takes, where it is known: a folder's own recogniser may be any network."""
-    if name in bench.work:
-        return bench.work[name]
-    if name == "arcface" and bench.config.models is None:
-        return recogniser_work(CONFIGS[bench.config.size].recogniser)
-    return None
 
 
 def summarise(bench: Bench, found: Found) -> None:

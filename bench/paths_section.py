@@ -8,10 +8,10 @@ from functools import partial
 
 import torch
 
+from d2r_fast.bench.context import Bench
 from d2r_fast.bench.drawings import drawing, keyed_noise, run_drawings
 from d2r_fast.bench.measure import compare, interleave
 from d2r_fast.bench.record import Found
-from d2r_fast.bench.run import Bench
 from d2r_fast.bench.targets import target
 from d2r_fast.engine.models.load import load_scheduler_config
 from d2r_fast.engine.schedule import Schedule, guided_steps, make_schedule

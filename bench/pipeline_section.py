@@ -18,13 +18,13 @@ import torch
 
 from d2r_fast.bench.baselines import IMAGES_PER_CALL, Batched, Drawer, Published, psnr, tune
 from d2r_fast.bench.ceiling import DTYPES
+from d2r_fast.bench.context import Bench
 from d2r_fast.bench.drawings import draw_noise
 from d2r_fast.bench.measure import Arm, Timing, compare, interleave
 from d2r_fast.bench.plain_mtcnn import PlainMTCNN
 from d2r_fast.bench.record import Found
-from d2r_fast.bench.run import Bench
 from d2r_fast.bench.targets import target
-from d2r_fast.engine.config import Backend, GenerateConfig, Precision
+from d2r_fast.engine.config import GenerateConfig
 from d2r_fast.engine.console import say
 from d2r_fast.engine.dataset import Dataset
 from d2r_fast.engine.flow import Stages
@@ -34,6 +34,9 @@ from d2r_fast.engine.samples import draw_samples
 from d2r_fast.engine.source import open_source
 
 STEPS, GUIDANCE = 25, 3.0
+SHORT_STEPS = 5
+"""For full shapes on a CPU, where an image takes minutes. What comes beside the networks then weighs five times."""
+AGREEMENT, EQUAL_WORK = "agreement with B0, dB", "same noise and weights"
 NUM_ROUNDS = 5
 NAMES: dict[str, Any] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 RENDERS = 5
@@ -73,44 +76,39 @@ class Run:
 
 def measure(bench: Bench, found: Found) -> None:
     """The run, its networks alone, and the two baselines, in turn."""
-    backend, precision = bench.best_unet
-    num_identities = 1 if bench.size == "full" and bench.on_cpu else 4
+    long = bench.on_cpu and bench.size == "full"
+    steps = SHORT_STEPS if long else STEPS
+    num_identities = 1 if long else 4 if bench.on_cpu else 16
     num_images = num_identities * IMAGES_PER_CALL
-    run, pool = open_run(bench, backend, precision, num_identities)
+    run, pool = open_run(bench, num_identities, steps)
     generator = run.stages.finisher.generator
-    embeddings = torch.randn(
-        num_identities, generator.embedding_dim, generator=torch.Generator().manual_seed(0)
-    )
-    wanted = embeddings.repeat_interleave(IMAGES_PER_CALL, 0)
+    random = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(num_identities, generator.embedding_dim, generator=random)
     latents = draw_noise([(number, 0) for number in range(num_images)], generator.latent_shape)
 
     def alone() -> torch.Tensor:
-        context = generator.condition(wanted)
-        clean = generator.denoise(context, lambda _: latents, steps=STEPS, guidance=GUIDANCE)
+        context = generator.condition(embeddings.repeat_interleave(IMAGES_PER_CALL, 0))
+        clean = generator.denoise(context, lambda _: latents, steps=steps, guidance=GUIDANCE)
         return generator.decode(clean).images.cpu()
 
+    published, batched = open_baselines(bench, found)
+    theirs, _ = published(embeddings, latents, steps=steps, guidance=GUIDANCE)
+    agreement = psnr(alone().numpy(), theirs)
+    found.finding(AGREEMENT, agreement, target=target(AGREEMENT, bench.kind), unit=" dB", note=EQUAL_WORK)
     arms: dict[str, Arm] = {OURS: run, ALONE: alone}
-    published, batched = open_baselines(bench, precision, found)
     for name, baseline in ((B0, published), (B1, batched)):
-        arms[name] = partial(baseline, embeddings, latents, steps=STEPS, guidance=GUIDANCE)
-    ours = alone().numpy()
-    theirs, _ = published(embeddings, latents, steps=STEPS, guidance=GUIDANCE)
-    title = "agreement with B0, dB"
-    found.finding(
-        title, psnr(ours, theirs), target=target(title, bench.kind), unit=" dB", note="same noise and weights"
-    )
+        arms[name] = partial(baseline, embeddings, latents, steps=steps, guidance=GUIDANCE)
     timings = interleave(
-        arms, num_rounds=NUM_ROUNDS, num_warmup=0 if bench.on_cpu and bench.size == "full" else 1,
-        most_s=bench.budget.left_s * 0.5, device=bench.device,
+        arms, num_rounds=NUM_ROUNDS, num_warmup=0 if long else 1, most_s=bench.budget.left_s * 0.5,
+        device=bench.device,
     )  # fmt: skip
     pool.shutdown()
-    flops = bench.work["unet"].flops * 2 * STEPS + bench.work["vae"].flops
-    ceiling = bench.rates.flops_per_s.get(precision)
+    flops = bench.work["unet"].flops * 2 * steps + bench.work["vae"].flops
+    ceiling = bench.rates.flops_per_s.get(bench.best_unet[1])
     for name, timing in timings.items():
-        per_s = num_images / timing.median_s
         found.row(
-            name, backend=backend if name in (OURS, ALONE) else "torch", precision=precision, num_images=num_images,
-            **timing.row(num_images), of_ceiling=None if ceiling is None else round(flops * per_s / ceiling, 4),
+            name, num_images=num_images, steps=steps, **timing.row(num_images),
+            of_ceiling=None if ceiling is None else round(flops * num_images / timing.median_s / ceiling, 4),
             stage_s=run.last_stage_s if name == OURS else None,
         )  # fmt: skip
     conclude(timings, num_images, bench, found)
@@ -134,17 +132,16 @@ def conclude(timings: dict[str, Timing], num_images: int, bench: Bench, found: F
     found.finding(title, num_images / timings[OURS].median_s, target=target(title, bench.kind))
 
 
-def open_run(
-    bench: Bench, backend: Backend, precision: Precision, num_identities: int
-) -> tuple[Run, ThreadPoolExecutor]:
+def open_run(bench: Bench, num_identities: int, steps: int) -> tuple[Run, ThreadPoolExecutor]:
     """The run over drawn renders; the pool of threads is the caller's to shut down."""
+    backend, precision = bench.best_unet
     source = bench.workspace / "renders"
     draw_samples(source, num_identities=num_identities, images_per_identity=RENDERS)
     height, width = bench.sides
     config = GenerateConfig(
         source=source, models=bench.models, out=bench.workspace / "datasets", backend=backend, dtype=NAMES[precision],
         engines=bench.engines, device=bench.device, batch_size=bench.fastest_batch, height=height, width=width,
-        images_per_identity=IMAGES_PER_CALL, source_images_per_identity=RENDERS, steps=STEPS, guidance=GUIDANCE,
+        images_per_identity=IMAGES_PER_CALL, source_images_per_identity=RENDERS, steps=steps, guidance=GUIDANCE,
         attempts=1, min_face_size=max(20, min(height, width) // 4), identities_per_shard=2,
     )  # fmt: skip
     config.out.mkdir()
@@ -153,9 +150,9 @@ def open_run(
     return Run(config, open_stages(config, open_source(source), bench.device, pool)), pool
 
 
-def open_baselines(bench: Bench, precision: Precision, found: Found) -> tuple[Published, Batched]:
+def open_baselines(bench: Bench, found: Found) -> tuple[Published, Batched]:
     """B0 as it is published, and B1 after a search for its best settings."""
-    dtype = DTYPES[precision]
+    dtype = DTYPES[bench.best_unet[1]]
     find = {together: PlainMTCNN(device=bench.device, together=together) for together in (False, True)}
     published = Published(Drawer.open(bench.models, device=bench.device, dtype=dtype), find[False])
     drawer = Drawer.open(bench.models, device=bench.device, dtype=dtype)

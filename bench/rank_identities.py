@@ -14,7 +14,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from d2r_fast.bench.measure import interleave
 from d2r_fast.engine.embedding_file import schema
 
 
@@ -38,14 +38,10 @@ def write_prototypes(path: Path, num_identities: int, width: int) -> None:
 
 
 def matmul_rate(width: int) -> float:
-    """FLOP/s of the tile product that dominates, median of five."""
+    """FLOP/s of the tile product that dominates."""
     tile = torch.randn(4096, width)
-    times_s = []
-    for _ in range(6):
-        started_s = time.perf_counter()
-        tile @ tile.T
-        times_s.append(time.perf_counter() - started_s)
-    return 2 * 4096 * 4096 * width / statistics.median(times_s[1:])
+    timing = interleave({"tile": lambda: tile @ tile.T})["tile"]
+    return 2 * 4096 * 4096 * width / timing.median_s
 
 
 def main() -> None:
@@ -58,17 +54,13 @@ def main() -> None:
     rate = matmul_rate(given.width)
     floor_s = given.identities**2 * given.width / rate  # half of a full product: the matrix is symmetric
     print(f"floor: {floor_s:.1f} s of matrix products at {rate / 1e9:.0f} GFLOP/s")
-    times_s = []
     program = Path(sys.executable).with_name("d2r-fast")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "embeddings.parquet"
         write_prototypes(path, given.identities, given.width)
-        for _ in range(given.repeats):
-            started_s = time.perf_counter()
-            subprocess.run(
-                [program, "rank-identities", path, "--out", Path(folder) / "ranking.csv"], check=True
-            )
-            times_s.append(time.perf_counter() - started_s)
+        command = [str(program), "rank-identities", str(path), "--out", f"{folder}/ranking.csv"]
+        arms = {"rank": lambda: subprocess.run(command, check=True)}
+        times_s = interleave(arms, num_rounds=given.repeats, num_warmup=0)["rank"].times_s
     peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     result = {
         "bench": "rank_identities", "identities": given.identities, "width": given.width,

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
+from d2r_fast.bench.context import Bench
 from d2r_fast.bench.drawings import draw_noise, drawing, keyed_noise, run_drawings
 from d2r_fast.bench.measure import compare, interleave
 from d2r_fast.bench.record import Found
-from d2r_fast.bench.run import Bench
 from d2r_fast.bench.static_batches import Task, by_settings, mixed_tasks, rows_of_batches, run_batches
 from d2r_fast.bench.targets import target
 from d2r_fast.engine.backend import Networks

@@ -10,9 +10,10 @@ import pytest
 from d2r_fast.bench import run
 from d2r_fast.bench.ceiling import Rates
 from d2r_fast.bench.config import SECTIONS, BenchConfig
+from d2r_fast.bench.context import Bench
 from d2r_fast.bench.measure import Ratio
 from d2r_fast.bench.record import Found
-from d2r_fast.bench.run import Bench, run_bench
+from d2r_fast.bench.run import run_bench
 from d2r_fast.bench.targets import TARGETS
 from d2r_fast.engine.errors import UserError
 

@@ -322,7 +322,7 @@ def test_what_cannot_be_is_said_in_one_line(wish: dict[str, Any], says: str) -> 
 
 def test_a_network_that_a_backend_does_not_compile_is_said_before_any_is_built(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"backend inductor for pnet: the height and width .*: leave pnet out"
+        UserError, match=r"backend inductor for pnet: the height and width .*: give --networks unet,"
     ):
         build_engines(tmp_path, tmp_path / "engines", backend="inductor", precision="fp32")
     assert not (tmp_path / "engines").exists()

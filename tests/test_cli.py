@@ -1,9 +1,9 @@
 """The command line: its frozen surface, its speed, and one line for every wrong value."""
 
+import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -74,11 +74,16 @@ def test_help_is_fast_and_imports_no_torch() -> None:
         "try: main()\n"
         "except SystemExit: print(sorted({'torch', 'numpy', 'diffusers', 'onnxruntime'} & set(sys.modules)))"
     )
-    started_s = time.perf_counter()
+    before_s = _children_s()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert time.perf_counter() - started_s < 1.0
+    assert _children_s() - before_s < 1.0  # of processor time, which does not count who else is at work
     assert done.stdout.splitlines()[-1] == "[]"
     assert "generate" in done.stdout
+
+
+def _children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_flags_go_before_file_before_preset_before_default(tmp_path: Path) -> None:
@@ -175,9 +180,9 @@ from d2r_fast.engine import cli
 class Sleeper:
     def run(self):
         pool = ThreadPoolExecutor()
-        busy = pool.submit(time.sleep, 60)
-        print("asleep", flush=True)
         try:
+            busy = pool.submit(time.sleep, 60)
+            print("asleep", flush=True)
             return busy.result()
         finally:
             pool.shutdown(wait=False)

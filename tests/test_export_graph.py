@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2r_fast.engine.backends.network import Port
+from d2r_fast.engine.errors import UserError
+from d2r_fast.export.exportable import TorchExportable
 from d2r_fast.export.graph import BATCH, trace
 from d2r_fast.export.onnx_file import write_onnx
 
@@ -44,6 +47,22 @@ def test_attention_is_torchs(form: str, tmp_path: Path) -> None:
     assert count == 0
     write_onnx(model, tmp_path / "net.onnx")
     assert relative_l2(run_onnx(tmp_path / "net.onnx", inputs)["y"], network(*inputs.values())) < 1e-6
+
+
+def test_a_network_that_cannot_be_traced_is_refused_in_one_line() -> None:
+    class Branching(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    port = Port("x", torch.float32, ("batch", 3))
+    network = TorchExportable(
+        name="unet", inputs=(port,), outputs=(port,), files={"weights": Path("models/weights")}, settings={},
+        draws={"x": lambda shape, generator: torch.randn(shape, generator=generator)}, make=Branching,
+        dynamic_axes={"x": {0: BATCH}},
+    )  # fmt: skip
+    with pytest.raises(UserError, match="unet of models cannot be written as ONNX") as caught:
+        network.graph()
+    assert "\n" not in str(caught.value)
 
 
 def test_a_batch_that_tracing_decides_is_noticed() -> None:

@@ -45,7 +45,14 @@ def write(
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, (batch, *given))],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )  # fmt: skip
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=4), path)
+    onnx.save(
+        helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)],
+            ir_version=4,
+        ),
+        path,
+    )
     return path
 
 
@@ -182,6 +189,22 @@ def test_what_torch_cannot_run_is_refused_and_still_exported(tmp_path: Path) -> 
     inputs = network.random_inputs(2, seed=0)
     (path,) = export_network(network, tmp_path / "out.onnx", precision="fp16")
     assert relative_l2(run_onnx(path, inputs)["embedding"], network.reference(inputs)["embedding"]) < 5e-3
+
+
+def test_an_operator_of_onnxruntimes_own_is_for_float32(tmp_path: Path) -> None:
+    tail = (
+        helper.make_node("Gelu", ["c2"], ["s"], domain="com.microsoft"),
+        helper.make_node("Flatten", ["s"], ["f"]),
+    )
+    file = write(tmp_path / "own.onnx", *recogniser_nodes(*tail, last="f"), given=(8,))
+    network = open_network("arcface", tmp_path, recogniser=file)
+    inputs = network.random_inputs(2, seed=0)
+    (path,) = export_network(network, tmp_path / "out.onnx", precision="fp32")
+    assert relative_l2(run_onnx(path, inputs)["embedding"], network.reference(inputs)["embedding"]) < 1e-5
+    with pytest.raises(
+        UserError, match="arcface: ONNX cannot tell the type of s, so the network cannot be lowered"
+    ):
+        export_network(network, tmp_path / "out.onnx", precision="fp16")
 
 
 def test_a_file_that_is_no_recogniser_is_refused(tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ class Inductor(Backend):
         if name == "pnet":
             # torch.export finds 12 pixels, P-Net's smallest image, to need another program than 13.
             return (
-                "the height and width of P-Net's images are open, which it does not compile: leave pnet out"
+                "the height and width of P-Net's images are open, which it does not compile: give --networks "
+                "unet,vae,encoder,arcface,rnet,onet or fewer"
             )
         return None
 
