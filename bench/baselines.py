@@ -151,7 +151,9 @@ def tune(drawer: Drawer, *, batch_sizes: Sequence[int], side: int, compiled: boo
 
     def try_out(module: Any, layout: str, some: Sequence[int]) -> str:
         arms = {f"{layout}, batch {size}": _forward(drawer, module, 2 * size, side) for size in some}
-        timings.update(interleave(arms, num_rounds=3, num_warmup=2, most_s=most_s / 3, device=drawer.device))
+        with quiet_libraries():  # the compiler warns of its own deprecated parts
+            timed = interleave(arms, num_rounds=3, num_warmup=2, most_s=most_s / 3, device=drawer.device)
+        timings.update(timed)
         sizes.update(zip(arms, some, strict=True))
         return min(timings, key=lambda name: timings[name].median_s / sizes[name])
 

@@ -17,12 +17,15 @@ Json = dict[str, Any]
 
 
 def render_table(documents: list[Json]) -> str:
-    """Markdown: one table per machine and size, the findings with what was asked for."""
+    """Markdown: one table per machine and size, of ratios and of whatever was asked for."""
     blocks = []
     for document in documents:
         lines = [f"{caption(document)}\n", *HEAD]
         for section in document["sections"].values():
-            lines += [finding_row(finding) for finding in section.get("findings", ())]
+            found = section.get("findings", ())
+            lines += [
+                finding_row(finding) for finding in found if finding["unit"] == "x" or finding["target"]
+            ]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 

@@ -61,6 +61,16 @@ def test_the_best_settings_are_the_fastest_per_image(mini_models: Path) -> None:
     assert first.is_contiguous(memory_format=torch.channels_last) == tuned.name.startswith("channels last")
 
 
+@pytest.mark.slow
+def test_a_compiled_unet_draws_the_same(mini_models: Path) -> None:
+    """What only a card has time for: the compiler, at the batch that was best without it."""
+    own = Drawer.open(mini_models, device="cpu", dtype=torch.float32)
+    plain = own(random(1, 64), random(1, 4, 16, 16), steps=2, guidance=3.0)
+    tuned = tune(own, batch_sizes=(1,), side=16, compiled=True, most_s=2)
+    assert sum("compiled, batch 1" in name for name in tuned.timings) == 1
+    assert psnr(own(random(1, 64), random(1, 4, 16, 16), steps=2, guidance=3.0), plain) >= 50
+
+
 def test_psnr_by_hand() -> None:
     black = np.zeros((1, 2, 2, 3), np.uint8)
     assert psnr(black, black) == 200

@@ -21,6 +21,7 @@ def document(date: str, value: float) -> dict[str, Any]:
     findings = [
         finding("a over b", value, low=1.5, high=2.5, target=3.0, met=False, unit="x", note="with c"),
         finding("share", 0.975, target=0.97, met=True),
+        finding("a detail", 7.0),
     ]
     sections = {"networks": {"status": "done", "findings": findings}, "kernels": {"status": "skipped"}}
     return {"schema": 1, "size": "mini", "date": date, "machine": machine, "sections": sections}

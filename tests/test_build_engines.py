@@ -18,14 +18,13 @@ import torch
 
 from d2r_fast.engine import build_engines as building
 from d2r_fast.engine import engine_needs, engine_parity, engine_source
-from d2r_fast.engine.backends import BACKENDS, find_backend
 from d2r_fast.engine.backends.network import Rows
 from d2r_fast.engine.backends.ov import OpenVino
 from d2r_fast.engine.build_engines import build_engine, build_engines, load_engine, open_engine
 from d2r_fast.engine.engine_file import Built
 from d2r_fast.engine.engine_job import Job
 from d2r_fast.engine.engine_lock import locked
-from d2r_fast.engine.engine_wish import NETWORKS, Wish, expand
+from d2r_fast.engine.engine_wish import Wish
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.files import stale
 from d2r_fast.export import networks
@@ -294,76 +293,6 @@ def test_a_graph_that_fails_the_checker_is_one_line(
 
 
 @pytest.mark.parametrize(
-    ("wish", "says"),
-    [
-        ({"backend": "onnx"}, r"backend 'onnx' is not there: expected one of torch, "),
-        ({"precision": "int8"}, r"precision 'int8' is not there: expected one of fp32, bf16, fp16"),
-        ({"batch_size": 0}, r"batch size 0: expected at least 1"),
-        ({"height": 100, "width": 64}, r"height 100: expected a multiple of 8"),
-        ({"height": 64, "width": 0}, r"width 0: expected a multiple of 8"),
-        ({"height": 64}, r"height and width go together"),
-        ({"device": "cuda:99"}, r"device 'cuda:99' is not there"),
-        ({"backend": "onnxruntime", "precision": "bf16"}, r"onnxruntime in bf16: .*give fp32 or fp16"),
-        ({"backend": "tensorrt-rtx", "device": "cpu"}, r"tensorrt-rtx runs on CUDA alone"),
-        (
-            {"backend": "tensorrt-rtx", "targets": ("sm90",)},
-            r"cannot build for 'sm90': give --targets some of sm75",
-        ),
-        ({"targets": ("sm89",)}, r"openvino builds for this machine alone: leave --targets out"),
-    ],
-)
-def test_what_cannot_be_is_said_in_one_line(wish: dict[str, Any], says: str) -> None:
-    if wish.get("backend") == "tensorrt-rtx":
-        pytest.importorskip("tensorrt_rtx")
-    with pytest.raises(UserError, match=says) as caught:
-        Wish(**{"backend": "openvino", "precision": "fp32"} | wish).checked()
-    assert "\n" not in str(caught.value)
-
-
-def test_a_network_that_a_backend_does_not_compile_is_said_before_any_is_built(tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"backend inductor for pnet: the height and width .*: give --networks unet,"
-    ):
-        build_engines(tmp_path, tmp_path / "engines", backend="inductor", precision="fp32")
-    assert not (tmp_path / "engines").exists()
-
-
-def test_openvino_computes_in_half_only_where_the_processor_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Core:
-        def get_property(self, *_: str) -> list[str]:
-            return ["FP32", "BF16", "INT8"]
-
-    from d2r_fast.engine.backends import ov
-
-    monkeypatch.setattr(ov, "_core", Core)
-    backend = find_backend("openvino")
-    assert backend.why_not_precision("bf16", "cpu") is None
-    assert "no fp16 instructions" in str(backend.why_not_precision("fp16", "cpu"))
-
-
-@pytest.mark.parametrize(
-    ("given", "names"),
-    [
-        ("unet", ("unet",)),
-        ("vae, detector", ("vae", "pnet", "rnet", "onet")),
-        ("pnet,detector,pnet", ("pnet", "rnet", "onet")),
-    ],
-)
-def test_names_of_networks(given: str, names: tuple[str, ...]) -> None:
-    assert expand(given) == names
-
-
-@pytest.mark.parametrize("given", ["", " , ", "unet,codeformer"])
-def test_names_of_no_network_are_refused(given: str) -> None:
-    with pytest.raises(UserError, match=r"expected a list of unet, vae, encoder, arcface, detector"):
-        expand(given)
-
-
-def test_the_names_are_those_that_can_be_exported() -> None:
-    assert NETWORKS == networks.NETWORKS
-
-
-@pytest.mark.parametrize(
     ("backend", "module"), [("torch", "torch_eager"), ("onnxruntime", "ort"), ("openvino", "ov")]
 )
 def test_a_backend_that_fails_in_a_run_names_the_network(
@@ -421,38 +350,6 @@ def test_a_build_that_is_killed_leaves_nothing_usable(make_job: MakeJob, tmp_pat
     assert names_in(root / "onnx") == ["unet-fp32-128x128.json", "unet-fp32-128x128.onnx"]
 
 
-@pytest.fixture(scope="session")
-def mini_engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An engines folder of the mini models; whoever needs an engine builds it there."""
-    return tmp_path_factory.mktemp("engines") / "mini"
-
-
-@pytest.mark.parametrize("backend", CPU)
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_in_every_cpu_backend(
-    mini_models: Path, mini_engines: Path, name: str, backend: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = {
-        "engines": mini_engines,
-        "backend": backend,
-        "precision": "fp32",
-        "device": "cpu",
-        "batch_size": 4,
-    }
-    network = open_engine(name, mini_models, **asked)
-    exportable = networks.open_network(name, mini_models)
-    inputs = exportable.random_inputs(3, seed=7)
-    outputs = Rows(network)(inputs)
-    for port, value in exportable.reference(inputs).items():
-        error = (outputs[port] - value).norm() / value.norm()
-        assert error.item() <= 1e-5
-    alone = Rows(network)({key: value[2:] for key, value in inputs.items()})
-    for port, value in outputs.items():
-        assert torch.equal(alone[port][0], value[2])
-    monkeypatch.setattr(building, "build_engine", lambda job: pytest.fail("built again"))
-    open_engine(name, mini_models, build=False, **asked)
-
-
 def test_build_engines_says_what_it_built_and_what_was_there(
     tiny_models: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -466,51 +363,3 @@ def test_build_engines_says_what_it_built_and_what_was_there(
         r"unet: built in [\d.]+ s, 0\.0 MB, relative L2 error \d\.\de-0\d, allowed 1e-05", first
     )
     assert re.fullmatch(r"unet: up to date, 0\.0 MB, relative L2 error \d\.\de-0\d, allowed 1e-05", second)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "openvino"])
-def test_engines_run_on_a_card(mini_models: Path, tmp_path: Path, backend: Any) -> None:
-    reason = find_backend(backend).why_not_build("cuda:0", ()) or find_backend(backend).why_not("cuda:0")
-    if reason is not None:
-        pytest.skip(reason)
-    for name in NETWORKS:
-        if find_backend(backend).why_not_network(name) is not None:
-            continue
-        network = open_engine(
-            name,
-            mini_models,
-            engines=tmp_path,
-            backend=backend,
-            precision="fp16",
-            device="cuda:0",
-            batch_size=4,
-        )
-        assert (network.batch_size, network.num_streams, network.device) == (4, 1, "cuda:0")
-        exportable, rows = networks.open_network(name, mini_models), Rows(network)
-        inputs = exportable.random_inputs(6, seed=1)
-        outputs = rows({key: value.cuda() for key, value in inputs.items()})
-        for port, value in exportable.reference(inputs).items():
-            assert ((outputs[port].cpu() - value).norm() / value.norm()).item() <= 5e-3
-        turned = rows({key: value.flip(0).cuda() for key, value in inputs.items()})
-        assert all(torch.equal(turned[port].flip(0), value) for port, value in outputs.items())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("backend", "precision"),
-    [
-        ("torch", "bf16"),
-        ("torch", "fp16"),
-        ("onnxruntime", "fp16"),
-        ("inductor", "fp32"),
-        ("inductor", "bf16"),
-    ],
-)
-def test_every_mini_network_is_accurate_in_other_precisions(
-    mini_models: Path, tmp_path: Path, backend: str, precision: Any
-) -> None:
-    names = [name for name in NETWORKS if find_backend(backend).why_not_network(name) is None]
-    build_engines(mini_models, tmp_path, backend=backend, precision=precision, networks=",".join(names))
-    assert len(list((tmp_path / backend).glob("*.json"))) == len(names) >= 6

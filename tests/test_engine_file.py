@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -175,7 +176,13 @@ def test_a_failed_build_leaves_the_old_engine_and_nothing_else(tmp_path: Path) -
 def test_a_kill_at_any_change_leaves_the_old_engine_or_the_new_or_none(tmp_path: Path) -> None:
     killer = Path(__file__).with_name("enginekiller.py")
     done = subprocess.run(
-        [sys.executable, killer, tmp_path], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, killer, tmp_path],
+        env=os.environ
+        | {"PYTHONPATH": str(killer.parent)},  # PYTHONSAFEPATH may hide the script's own folder
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 8
