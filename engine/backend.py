@@ -81,7 +81,7 @@ def open_networks(
         models: model folder.
         engines: engines folder; None for `engines_folder`.
         device: "cpu" or "cuda:N".
-        dtype: arithmetic of UNet and VAE; the encoder's is float32.
+        dtype: arithmetic of the networks.
         batch_size: rows of one run of the UNet.
         lora: whether to merge the folder's LCM-LoRA into the UNet.
         height, width: of the images in pixels; None: what the UNet was trained on.
@@ -107,7 +107,7 @@ def open_networks(
     )  # fmt: skip
     precision = PRECISIONS[dtype]
     rows = partial(rows_of, batch_size=batch_size)
-    encoder = Rows(network("encoder", precision="fp32", batch_size=rows("encoder"), lora=False))
+    encoder = Rows(network("encoder", precision=precision, batch_size=rows("encoder"), lora=False))
     vae = Rows(network("vae", precision=precision, batch_size=rows("vae"), lora=False))
     unet = Rows(network("unet", precision=precision, batch_size=rows("unet"), lora=lora))
     return Networks(
@@ -127,16 +127,18 @@ def open_recogniser(
     path: Path,
     *,
     backend: str,
+    precision: Precision,
     engines: Path | None,
     device: str,
     batch_size: int,
 ) -> Recogniser:
-    """Opens a face-recognition ONNX in the named backend, in float32.
+    """Opens a face-recognition ONNX in the named backend.
 
     Args:
         models: model folder, which the engine belongs to.
         path: ONNX file.
         backend: auto is onnxruntime on the CPU, and on CUDA torch, which needs no other package.
+        precision: its arithmetic.
         engines: engines folder; None for `engines_folder`.
         device: "cpu" or "cuda:N".
         batch_size: crops of one run on CUDA.
@@ -147,18 +149,18 @@ def open_recogniser(
     """
     if backend == "auto":
         backend = "onnxruntime" if device == "cpu" else "torch"
-    if backend == "onnxruntime":
+    if backend == "onnxruntime" and precision == "fp32":
         return Recogniser.load(path, device=device, batch_size=batch_size)
     find_backend(backend)
     recogniser = Recogniser.load(path)
     network = (
         _open_torch(
-            "arcface", models=models, device=device, size=None, precision="fp32", batch_size=batch_size, lora=False,
-            recogniser=path,
+            "arcface", models=models, device=device, size=None, precision=precision, batch_size=batch_size,
+            lora=False, recogniser=path,
         )
         if backend == "torch"
         else open_engine(
-            "arcface", models, engines=engines or engines_folder(models), backend=backend, precision="fp32",
+            "arcface", models, engines=engines or engines_folder(models), backend=backend, precision=precision,
             device=device, batch_size=batch_size, recogniser=path,
         )
     )  # fmt: skip

@@ -16,7 +16,7 @@ def fixed_batches(num: int, size: int) -> Iterator[tuple[torch.Tensor, int]]:
 
 
 def rows_of(network: str, batch_size: int) -> int:
-    """Rows of one run of a network, for so many of the UNet.
+    """Rows of one run of a network, for so many of the UNet: the same --batch-size, the same engines.
 
     The VAE's maps are 64 times as large as the UNet's, and 8 images fill a GPU; the others are small.
     """

@@ -15,6 +15,7 @@ from PIL import Image as Pillow
 from d2r_fast.engine.accept import can_align
 from d2r_fast.engine.align import align
 from d2r_fast.engine.backend import open_recogniser
+from d2r_fast.engine.config import Precision
 from d2r_fast.engine.console import Meter, say
 from d2r_fast.engine.decode import DecodeError, decode
 from d2r_fast.engine.detect import Detector, load_detector
@@ -86,7 +87,8 @@ UNUSABLE_EMBEDDING = UnusableImage("embed", "embedding is not finite or zero")
 
 def load_embedder(
     models: Path, *, recogniser: Path | None, alignment: Alignment, detector: str, device: str,
-    recogniser_device: str, batch_size: int, recogniser_backend: str = "auto", engines: Path | None = None,
+    recogniser_device: str, batch_size: int, recogniser_backend: str = "auto",
+    recogniser_precision: Precision = "fp32", engines: Path | None = None,
 ) -> Embedder:  # fmt: skip
     """Open what embedding needs from a model folder; `recogniser` takes the place of the folder's own.
 
@@ -99,6 +101,7 @@ def load_embedder(
         models,
         path,
         backend=recogniser_backend,
+        precision=recogniser_precision,
         engines=engines,
         device=find_device(place),
         batch_size=batch_size,
@@ -110,7 +113,7 @@ def load_embedder(
 def embed_source(
     source: Path, *, models: Path, out: Path, recogniser: Path | None, source_alignment: Alignment, detector: str,
     batch_size: int, device: str, recogniser_device: str, recogniser_backend: str = "auto",
-    engines: Path | None = None,
+    recogniser_precision: Precision = "fp32", engines: Path | None = None,
 ) -> int:  # fmt: skip
     """The `embed` command: every image of a folder into one parquet file; what cannot be is listed beside it."""
     check_out(out)
@@ -120,7 +123,7 @@ def embed_source(
     embedder = load_embedder(
         models, recogniser=recogniser, alignment=source_alignment, detector=detector,
         device=find_device(device), recogniser_device=recogniser_device, batch_size=batch_size,
-        recogniser_backend=recogniser_backend, engines=engines,
+        recogniser_backend=recogniser_backend, recogniser_precision=recogniser_precision, engines=engines,
     )  # fmt: skip
     problems: list[Problem] = []
     with (

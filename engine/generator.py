@@ -87,8 +87,8 @@ class Arc2FaceGenerator:
             backend: what runs the networks. All but torch run engines, built on first use.
             engines: folder of those; default, a cache folder for these models.
             device: auto, cpu, cuda or cuda:N.
-            dtype: arithmetic of UNet and VAE: auto, float32, bfloat16 or float16. Encoder and sampler always
-                compute in float32.
+            dtype: arithmetic of encoder, UNet and VAE: auto, float32, bfloat16 or float16. The sampler always
+                computes in float32.
             batch_size: rows of the UNet run at once; an image needs one, with guidance two.
             sampler: "dpm++2m", or "lcm", which merges the folder's LCM-LoRA into the UNet.
             height, width: image size in pixels; default, what the UNet was trained on.

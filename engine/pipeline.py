@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import d2r_fast
+from d2r_fast.engine.batch import rows_of
 from d2r_fast.engine.clock import Clock
 from d2r_fast.engine.config import GenerateConfig, Recipe
 from d2r_fast.engine.console import Meter, say
@@ -35,8 +36,6 @@ from d2r_fast.engine.source import FolderSource, Identity, fingerprint, open_sou
 from d2r_fast.engine.step_counts import read_steps
 from d2r_fast.engine.write import check_names, write_shard
 
-RECOGNISER_BATCH = 8
-"""Crops embedded at once: an identity has 5 renders, and what a batch lacks is filled up."""
 FINISH_BATCH = 8
 """Images decoded and looked at together: enough for a GPU, and soon done where a signal waits for them."""
 WRITES_WAITING = 2
@@ -174,8 +173,9 @@ def open_stages(
     embedder = load_embedder(
         config.models, recogniser=config.recogniser, alignment=config.source_alignment,
         detector="mtcnn" if config.detector == "template" else config.detector, device=device,
-        recogniser_device=config.recogniser_device, batch_size=RECOGNISER_BATCH,
-        recogniser_backend=config.recogniser_backend, engines=config.engines,
+        recogniser_device=config.recogniser_device, batch_size=rows_of("arcface", config.batch_size),
+        recogniser_backend=config.recogniser_backend, recogniser_precision=config.recogniser_precision,
+        engines=config.engines,
     )  # fmt: skip
     if embedder.recogniser.size != (112, 112):
         raise UserError(

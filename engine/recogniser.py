@@ -57,6 +57,7 @@ class Recogniser:
         path: its ONNX file.
         embedding_dim: width of its embeddings.
         size: (height, width) of the crops it takes, in pixels.
+        normalisation: what is done to their pixels first.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Recogniser:
     ):
         self.path = path
         self._session = session
-        self._rule = rule
+        self.normalisation = rule
         image, embedding = session.get_inputs()[0], session.get_outputs()[0]
         self._input, self._output = image.name, embedding.name
         self.embedding_dim: int = embedding.shape[1]
@@ -130,7 +131,7 @@ class Recogniser:
         assert crops.dtype == np.uint8, crops.dtype
         assert crops.shape[1:] == (*self.size, 3), crops.shape
         if self._elsewhere is not None and len(crops):
-            return self._elsewhere(self._rule(crops))
+            return self._elsewhere(self.normalisation(crops))
         starts = range(0, len(crops), self._batch_size)
         chunks = [crops[start : start + self._batch_size] for start in starts]
         embedded = list(self._streams.map(self._run, chunks) if self._streams else map(self._run, chunks))
@@ -140,7 +141,7 @@ class Recogniser:
         batch = self._batch_size
         filled = np.concatenate([chunk, np.zeros((batch - len(chunk), *chunk.shape[1:]), np.uint8)])
         try:
-            (out,) = self._session.run([self._output], {self._input: self._rule(filled)})
+            (out,) = self._session.run([self._output], {self._input: self.normalisation(filled)})
         except (_STATE.Fail, _STATE.RuntimeException, _STATE.InvalidArgument) as error:
             raise RunError(f"recogniser {self.path} failed on {batch} crops: {_first_line(error)}") from None
         embeddings: NDArray[np.float32] = out[: len(chunk)]

@@ -43,7 +43,7 @@ def open_arcface(models: Path, *, recogniser: Path | None) -> "OnnxExportable":
         outputs=(Port("embedding", torch.float32, ("batch", opened.embedding_dim)),),
         files={file.name: file},
         settings={},
-        draws={"crops": partial(_crop, rule=opened._rule)},
+        draws={"crops": partial(_crop, rule=opened.normalisation)},
         file=file,
     )
 
@@ -71,19 +71,13 @@ class OnnxExportable(Exportable):
         """The graph run by torch, operator by operator."""
         return to_torch(self.graph(), name=str(self.file)).eval().requires_grad_(False)
 
-    def reference(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def reference_row(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The file as it is, in onnxruntime on the CPU."""
-        session = self._session
-        (taken,), (given,) = session.get_inputs(), session.get_outputs()
-        crops = inputs[self.inputs[0].name].numpy()
-        num_rows = len(crops)
-        fixed = taken.shape[0] if isinstance(taken.shape[0], int) else num_rows
-        filled = np.concatenate([crops, np.zeros((-num_rows % fixed, *crops.shape[1:]), np.float32)])
-        parts = [
-            session.run([given.name], {taken.name: part})[0]
-            for part in np.split(filled, range(fixed, len(filled), fixed))
-        ]
-        return {self.outputs[0].name: torch.from_numpy(np.concatenate(parts)[:num_rows])}
+        (taken,), (given,) = self._session.get_inputs(), self._session.get_outputs()
+        crop = inputs[self.inputs[0].name].numpy()
+        num_rows = taken.shape[0] if isinstance(taken.shape[0], int) else 1
+        (values,) = self._session.run([given.name], {taken.name: crop.repeat(num_rows, 0)})
+        return {self.outputs[0].name: torch.from_numpy(values[:1])}
 
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:

@@ -72,13 +72,25 @@ class Exportable(ABC):
             UserError: as there.
         """
 
-    @abstractmethod
     def reference(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The float32 outputs for any number of rows, on the CPU, by an implementation that is not ours.
+
+        Row by row: in batches torch's convolutions sum otherwise, and the full VAE at 256 pixels is then 6e-6 from
+        float64 (relative L2), where single rows are 7e-7.
 
         Raises:
             UserError: as for `module`.
         """
+        num_rows = len(inputs[self.inputs[0].name])
+        rows = [
+            self.reference_row({name: value[row : row + 1] for name, value in inputs.items()})
+            for row in range(num_rows)
+        ]
+        return {port.name: torch.cat([row[port.name] for row in rows]) for port in self.outputs}
+
+    @abstractmethod
+    def reference_row(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As `reference`, for one row."""
 
     @abstractmethod
     def graph(self) -> ir.Model:
@@ -124,7 +136,7 @@ class TorchExportable(Exportable):
         return self.make().eval().requires_grad_(False)
 
     @torch.inference_mode()
-    def reference(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def reference_row(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for parameter in self.module.parameters():
             changed = (parameter.dtype, parameter.device.type) != (torch.float32, "cpu")
             assert not changed, (

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from d2r_fast.engine.backends.network import Dim, Port
-from d2r_fast.engine.models.layout import MTCNN_FILES, _package_file
+from d2r_fast.engine.models.layout import MTCNN_FILES, package_file
 from d2r_fast.engine.mtcnn import CELL
 from d2r_fast.engine.mtcnn_networks import ONET, PNET, RNET, load_networks
 from d2r_fast.export.exportable import TorchExportable
@@ -32,7 +32,7 @@ def open_mtcnn(name: str) -> TorchExportable:
         name=name,
         inputs=(Port("crops", torch.float32, ("batch", 3, *taken)),),
         outputs=(Port("values", torch.float32, ("batch", sum(LAYOUTS[index].heads), *given)),),
-        files={file: _package_file(file)},
+        files={file: package_file(file)},
         settings={},
         draws={"crops": _pixels},
         make=partial(_load, index),

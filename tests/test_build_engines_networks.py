@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from d2r_fast.engine import build_engines as building
+from d2r_fast.engine.backend import open_networks, open_recogniser
 from d2r_fast.engine.backends import BACKENDS, find_backend
 from d2r_fast.engine.backends.network import Rows
 from d2r_fast.engine.build_engines import build_engines, open_engine
@@ -46,6 +47,27 @@ def test_every_network_in_every_cpu_backend(
         assert torch.equal(alone[port][0], value[2])
     monkeypatch.setattr(building, "build_engine", lambda job: pytest.fail("built again"))
     open_engine(name, mini_models, build=False, **asked)
+
+
+def test_generate_opens_what_build_engines_built(
+    mini_models: Path, mini_engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_engines(
+        mini_models,
+        mini_engines,
+        backend="onnxruntime",
+        precision="fp16",
+        networks="unet,vae,encoder,arcface",
+    )
+    monkeypatch.setattr(building, "build_engine", lambda job: pytest.fail(f"{job.sidecar.name} built again"))
+    open_networks(
+        "onnxruntime", mini_models, engines=mini_engines, device="cpu", dtype=torch.float16, batch_size=8,
+        lora=False, height=None, width=None,
+    )  # fmt: skip
+    open_recogniser(
+        mini_models, mini_models / "antelopev2" / "arcface.onnx", backend="onnxruntime", precision="fp16",
+        engines=mini_engines, device="cpu", batch_size=8,
+    )  # fmt: skip
 
 
 @pytest.mark.gpu

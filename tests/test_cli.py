@@ -27,7 +27,7 @@ SURFACE = {
     "models check": {"folder"},
     "embed": {
         "source", "models", "out", "recogniser", "source_alignment", "detector", "batch_size", "device",
-        "recogniser_device", "recogniser_backend", "engines",
+        "recogniser_device", "recogniser_backend", "recogniser_precision", "engines",
     },
     "rank-identities": {"embeddings", "out"},
     "offset": {
@@ -40,8 +40,8 @@ SURFACE = {
         "steps", "guidance", "guidance_interval", "identity_steps", "early_reject",
         "clip_offset", "clip_offset_scale", "seed", "height", "width", "detector",
         "min_face_size", "attempts", "format", "image_format", "jpeg_quality", "identities_per_shard", "backend",
-        "recogniser_backend", "dtype", "engines", "recogniser", "batch_size", "device", "recogniser_device",
-        "max_error_rate",
+        "recogniser_backend", "recogniser_precision", "dtype", "engines", "recogniser", "batch_size", "device",
+        "recogniser_device", "max_error_rate",
     },
     "verify": {"folder", "quick"},
     "report": {"folder", "out"},

@@ -178,7 +178,7 @@ def describe_files(
         licence = "none needed: how pixels are normalised"
         listed[f"{RECOGNISER.name} sidecar"] = (sidecar.name, sidecar, licence)
     if detector != "scrfd":  # with a template too: sources that are not aligned go through MTCNN
-        listed |= {Path(file).stem: (file, _package_file(file), MTCNN_LICENCE) for file in MTCNN_FILES}
+        listed |= {Path(file).stem: (file, package_file(file), MTCNN_LICENCE) for file in MTCNN_FILES}
     with ThreadPoolExecutor(HASHING_THREADS) as threads:
         digests = dict(
             zip(listed, threads.map(sha256_file, (path for _, path, _ in listed.values())), strict=True)
@@ -208,7 +208,7 @@ def _own_file(models: Path, part: Part) -> str:
     return weights.relative_to(models).as_posix()
 
 
-def _package_file(file: str) -> Path:
+def package_file(file: str) -> Path:
     package, _, inside = file.partition("/")
     spec = find_spec(package)
     folders = spec.submodule_search_locations if spec else None
