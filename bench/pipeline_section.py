@@ -14,13 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from d2r_fast.bench.baselines import IMAGES_PER_CALL, Batched, Drawer, Published, psnr, tune
 from d2r_fast.bench.ceiling import DTYPES
 from d2r_fast.bench.context import Bench
 from d2r_fast.bench.drawings import draw_noise
-from d2r_fast.bench.measure import Arm, Timing, compare, interleave
+from d2r_fast.bench.measure import Arm, Ratio, Timing, compare, interleave
 from d2r_fast.bench.plain_mtcnn import PlainMTCNN
 from d2r_fast.bench.record import Found
 from d2r_fast.bench.targets import target
@@ -28,6 +29,7 @@ from d2r_fast.engine.config import GenerateConfig
 from d2r_fast.engine.console import say
 from d2r_fast.engine.dataset import Dataset
 from d2r_fast.engine.flow import Stages
+from d2r_fast.engine.forecast import Forecast, forecast
 from d2r_fast.engine.marker import EVENTS
 from d2r_fast.engine.pipeline import describe, make_all, open_stages, select, settle
 from d2r_fast.engine.samples import draw_samples
@@ -38,9 +40,12 @@ SHORT_STEPS = 5
 """For full shapes on a CPU, where an image takes minutes. What comes beside the networks then weighs five times."""
 AGREEMENT, EQUAL_WORK = "agreement with B0, dB", "same noise and weights"
 NUM_ROUNDS = 5
+PLAN_S = 5.0
 NAMES: dict[str, Any] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 RENDERS = 5
 """Renders per identity, all of which are embedded."""
+CPU_ROWS = 8
+"""`generate`'s default; on a CPU each thread takes one row at a time, whatever the batch."""
 CPU_BATCHES, CUDA_BATCHES = (4, 8), (8, 16, 32)
 """Images per call among which B1 finds its best."""
 OURS, ALONE, B0, B1 = (
@@ -102,6 +107,7 @@ def measure(bench: Bench, found: Found) -> None:
         arms, num_rounds=NUM_ROUNDS, num_warmup=0 if long else 1, most_s=bench.budget.left_s * 0.5,
         device=bench.device,
     )  # fmt: skip
+    forecast_s = foresee(run).total_s
     pool.shutdown()
     flops = bench.work["unet"].flops * 2 * steps + bench.work["vae"].flops
     ceiling = bench.rates.flops_per_s.get(bench.best_unet[1])
@@ -112,6 +118,15 @@ def measure(bench: Bench, found: Found) -> None:
             stage_s=run.last_stage_s if name == OURS else None,
         )  # fmt: skip
     conclude(timings, num_images, bench, found)
+    shares = [forecast_s / seconds for seconds in timings[OURS].times_s]
+    found.ratio("plan over the run it foresaw", Ratio(float(np.median(shares)), min(shares), max(shares)))
+
+
+def foresee(run: Run) -> Forecast:
+    """What `d2r-fast plan` would say of the run."""
+    return forecast(
+        run.config, run.stages, select(open_source(run.config.source), run.config), seconds=PLAN_S
+    )
 
 
 def read_stages(events: Path) -> dict[str, float]:
@@ -140,9 +155,9 @@ def open_run(bench: Bench, num_identities: int, steps: int) -> tuple[Run, Thread
     height, width = bench.sides
     config = GenerateConfig(
         source=source, models=bench.models, out=bench.workspace / "datasets", backend=backend, dtype=NAMES[precision],
-        engines=bench.engines, device=bench.device, batch_size=bench.fastest_batch, height=height, width=width,
-        images_per_identity=IMAGES_PER_CALL, source_images_per_identity=RENDERS, steps=steps, guidance=GUIDANCE,
-        attempts=1, min_face_size=max(20, min(height, width) // 4), identities_per_shard=2,
+        engines=bench.engines, device=bench.device, batch_size=CPU_ROWS if bench.on_cpu else bench.fastest_batch,
+        height=height, width=width, images_per_identity=IMAGES_PER_CALL, source_images_per_identity=RENDERS, steps=steps,
+        guidance=GUIDANCE, attempts=1, min_face_size=max(20, min(height, width) // 4), identities_per_shard=2,
     )  # fmt: skip
     config.out.mkdir()
     pool = ThreadPoolExecutor()

@@ -2,8 +2,9 @@
 
 Every stage is timed alone on the run's networks and shapes: rows of the UNet, the finishing of images, the
 embedding of renders. How many of each a run needs is known beforehand. On a CPU the stages share the same
-cores, so their times add up; on CUDA the slower of sampling and finishing sets the pace, because they overlap.
-Images that will be drawn twice are not foreseen.
+cores, so their times add up. On CUDA they overlap and the slower of sampling and finishing sets the pace, but
+sampling waits for the first shard to be embedded, and the last images are finished after it. Images that will
+be drawn twice are not foreseen.
 """
 
 import resource
@@ -20,7 +21,7 @@ import torch
 from d2r_fast.engine.config import GenerateConfig
 from d2r_fast.engine.device import device_name, find_device
 from d2r_fast.engine.errors import UserError
-from d2r_fast.engine.finish import Task
+from d2r_fast.engine.finish import Outcome, Task
 from d2r_fast.engine.flow import Stages
 from d2r_fast.engine.person import Person
 from d2r_fast.engine.pipeline import open_stages, prepare, settle
@@ -92,7 +93,7 @@ def forecast(config: GenerateConfig, stages: Stages, members: list[Identity], *,
     """Times each stage, and works out what the run takes."""
     met_s, person = _time_meeting(stages, members)
     row_s = _time_rows(stages, person, config, seconds=seconds)
-    image_s, image_bytes = _time_finishing(stages, person)
+    image_s, image_bytes = _time_finishing(stages, person, seconds=seconds)
     num_images = len(members) * config.images_per_identity
     num_rows = sum(
         config.images_per_identity * _rows(config, stages.steps.get(identity.name, config.steps))
@@ -100,7 +101,11 @@ def forecast(config: GenerateConfig, stages: Stages, members: list[Identity], *,
     )
     sampling_s, finishing_s = num_rows * row_s, num_images * image_s
     on_gpu = stages.finisher.generator.device != "cpu"
-    together_s = max(sampling_s, finishing_s) if on_gpu else sampling_s + finishing_s + len(members) * met_s
+    if on_gpu:
+        before_s = min(len(members), config.identities_per_shard) * met_s
+        together_s = before_s + max(sampling_s + min(num_images, stages.finish_batch) * image_s, finishing_s)
+    else:
+        together_s = sampling_s + finishing_s + len(members) * met_s
     peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Forecast(
         num_images=num_images, num_rows=num_rows, row_s=row_s, image_s=image_s, identity_s=met_s, total_s=together_s,
@@ -154,17 +159,24 @@ def _time_rows(stages: Stages, person: Person, config: GenerateConfig, *, second
     return spent_s / num_batches / scheduler.batch_rows
 
 
-def _time_finishing(stages: Stages, person: Person) -> tuple[float, float]:
+def _time_finishing(stages: Stages, person: Person, *, seconds: float) -> tuple[float, float]:
     """Seconds to finish an image, and bytes of an encoded one."""
-    generator = stages.finisher.generator
-    num = 2 if generator.device == "cpu" else stages.finish_batch
+    generator, num = stages.finisher.generator, stages.finish_batch
     jobs = person.jobs(stages.finisher.recipe)
     tasks: list[Task] = [(jobs[place % len(jobs)], person) for place in range(num)]
     keys = torch.tensor([[person.key, place, 0, 0] for place in range(num)])
     latents = normal(keys, generator.latent_shape).to(generator.device)
-    outcomes = stages.finisher.finish(tasks, latents)
+    outcomes: list[Outcome] = []
+
+    def finish() -> None:
+        outcomes[:] = stages.finisher.finish(tasks[:num], latents[:num])
+
+    if generator.device == "cpu":  # where a whole batch may take a minute
+        num = min(num, torch.get_num_threads())
+        if _timed(finish) * stages.finish_batch / num < seconds / 3:
+            num = stages.finish_batch
+    taken_s = min(_timed(finish) for _ in range(3))
     sizes = [len(outcome.image) for outcome in outcomes if outcome.image is not None]
-    taken_s = min(_timed(lambda: stages.finisher.finish(tasks, latents)) for _ in range(3))
     return taken_s / num, sum(sizes) / len(sizes) if sizes else 0.0
 
 

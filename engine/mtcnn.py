@@ -36,7 +36,7 @@ P_PIXELS, P_IMAGES = 1 << 19, 4
 image costs no more than four small ones."""
 R_BATCH, O_BATCH = 32, 8
 """Candidates in one run of R-Net and O-Net, small for the same reasons."""
-MAX_PIXELS = 1 << 20
+MAX_PIXELS = 1 << 21
 """Pixels of images looked at together, 12 bytes of sums each: memory that stays the process's own, where that of
 larger pieces is given back and cleared again by the system each time."""
 
@@ -120,21 +120,22 @@ class MTCNN:
         """P-Net over the pyramid: where a face may be, roughly."""
         height, width = sums.shape[1] - 1, sums.shape[3] - 1
         parts = torch.split(sums, batch)
-        boxes, offsets, margins, images = [], [], [], []
-        for scale in pyramid(height, width, self.min_face_size):
+        by_scale, offsets, groups = [], [], []
+        for number, scale in enumerate(pyramid(height, width, self.min_face_size)):
             size = (int(height * scale + 1), int(width * scale + 1))
             out = torch.cat([self.pnet(resize(part, size)) for part in parts])
             found, offset = _decode(out[:num_images], scale)
-            kept = nms(found.boxes, found.margins, found.images, threshold=0.5)
-            boxes.append(found.boxes[kept])
-            offsets.append(offset[kept])
-            margins.append(found.margins[kept])
-            images.append(found.images[kept])
-        if not boxes:
+            by_scale.append(found)
+            offsets.append(offset)
+            groups.append(found.images + number * num_images)
+        if not by_scale:
             return _none(sums.device)
-        found = Candidates(torch.cat(boxes), torch.cat(margins), torch.cat(images))
+        found, offset = _joined(by_scale), torch.cat(offsets)
+        # Boxes compete within their scale first, then all of an image's.
+        kept = nms(found.boxes, found.margins, torch.cat(groups), threshold=0.5)
+        found, offset = found[kept], offset[kept]
         kept = nms(found.boxes, found.margins, found.images, threshold=0.7)
-        found, offset = found[kept], torch.cat(offsets)[kept]
+        found, offset = found[kept], offset[kept]
         return Candidates(square(move(found.boxes, offset, border=0)), found.margins, found.images)
 
     def _refine(self, sums: torch.Tensor, candidates: Candidates) -> Candidates:
@@ -218,6 +219,11 @@ def _look(
 
 def _logit(probability: float) -> float:
     return log(probability / (1 - probability))
+
+
+def _joined(parts: list[Candidates]) -> Candidates:
+    boxes, margins, images = zip(*((part.boxes, part.margins, part.images) for part in parts), strict=True)
+    return Candidates(torch.cat(boxes), torch.cat(margins), torch.cat(images))
 
 
 def _none(device: torch.device) -> Candidates:

@@ -7,12 +7,10 @@ the same on every device and whatever else is in the batch, and a crop costs its
 Channels stand apart within a row, so that every sum and every look-up runs along memory.
 """
 
-from itertools import pairwise
-
 import torch
 
-AT_ONCE = 2
-"""Images summed together."""
+AT_ONCE, STRIP = 2, 16
+"""Images, and rows of each, that are summed together."""
 
 
 def integrate(images: torch.Tensor) -> torch.Tensor:
@@ -29,10 +27,26 @@ def integrate(images: torch.Tensor) -> torch.Tensor:
         if images.is_cuda:
             torch.cumsum(out, 1, dtype=dtype, out=out)
             continue
-        # Here cumsum walks down one column after another, ten times as slow as adding whole rows.
-        for above, row in pairwise(out.flatten(2).unbind(1)):
-            row.add_(above)
+        _add_down(out[:, 1:].flatten(2))
     return sums
+
+
+def _add_down(rows: torch.Tensor) -> None:
+    """Sums rows (N, H, W) down their columns, in place.
+
+    cumsum walks down one column after another, ten times as slow as adding whole rows; and adding them one by one
+    takes a call each, for which threads wait in turn. So strips of rows are summed side by side, and then each gets
+    the last row of the one before.
+    """
+    num, height, width = rows.shape
+    whole = height - height % STRIP
+    strips = rows[:, :whole].view(num, whole // STRIP, STRIP, width)
+    for row in range(1, strips.shape[2]):
+        strips[:, :, row] += strips[:, :, row - 1]
+    for strip in range(1, strips.shape[1]):
+        strips[:, strip] += strips[:, strip - 1, -1:]
+    for row in range(max(whole, 1), height):
+        rows[:, row] += rows[:, row - 1]
 
 
 def resize(sums: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
