@@ -156,8 +156,9 @@ def open_run(bench: Bench, num_identities: int, steps: int) -> tuple[Run, Thread
     config = GenerateConfig(
         source=source, models=bench.models, out=bench.workspace / "datasets", backend=backend, dtype=NAMES[precision],
         engines=bench.engines, device=bench.device, batch_size=CPU_ROWS if bench.on_cpu else bench.fastest_batch,
-        height=height, width=width, images_per_identity=IMAGES_PER_CALL, source_images_per_identity=RENDERS, steps=steps,
-        guidance=GUIDANCE, attempts=1, min_face_size=max(20, min(height, width) // 4), identities_per_shard=2,
+        height=height, width=width, images_per_identity=IMAGES_PER_CALL, source_images_per_identity=RENDERS,
+        steps=steps, guidance=GUIDANCE, attempts=1, min_face_size=max(20, min(height, width) // 4),
+        identities_per_shard=2,
     )  # fmt: skip
     config.out.mkdir()
     pool = ThreadPoolExecutor()
