@@ -26,7 +26,8 @@ class BenchConfig(Frozen):
     precision: tuple[Precision, ...] = ()
     """Arithmetic to measure. Default: fp16 on CUDA; on a CPU what it has units for."""
     batch_size: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=16)] = ()
-    """Rows of a network run at once, one measurement each. Default: 2 on a CPU; 16, 32, 8 and 48 on CUDA."""
+    """Rows of a network run at once, one measurement each. Default: 16, 32, 8 and 48 on CUDA; on a
+    CPU 2, for mini shapes also 4 and 8."""
     height: Annotated[int, Field(ge=64, multiple_of=8)] | None = None
     """Height of the images, in pixels. Default: the UNet's own, and 256 for full shapes on a CPU."""
     width: Annotated[int, Field(ge=64, multiple_of=8)] | None = None

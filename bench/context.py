@@ -87,7 +87,9 @@ class Bench:
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
-        return self.config.batch_size or ((2,) if self.on_cpu else (16, 32, 8, 48))
+        if self.config.batch_size or not self.on_cpu:
+            return self.config.batch_size or (16, 32, 8, 48)
+        return (2,) if self.size == "full" else (2, 4, 8)
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
@@ -132,10 +134,10 @@ class Bench:
         )
 
     def open(
-        self, backend: Backend, precision: Precision, *, batch_size: int
+        self, backend: Backend, precision: Precision, *, batch_size: int, sides: tuple[int, int]
     ) -> tuple[Networks, Arc2FaceGenerator]:
         """The networks that paths and scheduler are measured with, and the generator over them."""
-        height, width = self.sides
+        height, width = sides
         networks = open_networks(
             backend, self.models, engines=self.engines, device=self.device, dtype=DTYPES[precision],
             batch_size=batch_size, lora=False, height=height, width=width,

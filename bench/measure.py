@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from d2r_fast.engine.errors import RunError
+
 Arm = Callable[[], object]
 Clock = Callable[[], float]
 
@@ -122,6 +124,10 @@ def wait_for(device: str) -> None:
 
 def _calls(one_s: float, window_s: float) -> int:
     return max(1, round(window_s / max(one_s, 1e-9)))
+
+
+class NoTime(RunError):
+    """What is to be measured takes longer than there is time; the message says how long."""
 
 
 @dataclass

@@ -27,7 +27,7 @@ def measure(bench: Bench, found: Found) -> None:
     """Three ways in turn, on the backend that runs the UNet fastest."""
     backend, precision = bench.best_unet
     batch_rows = bench.fastest_batch
-    _, generator = bench.open(backend, precision, batch_size=batch_rows)
+    _, generator = bench.open(backend, precision, batch_size=batch_rows, sides=bench.sides)
     num_images = batch_rows
     embeddings = torch.randn(num_images, generator.embedding_dim, generator=torch.Generator().manual_seed(0))
     contexts = generator.condition(embeddings)

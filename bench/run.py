@@ -21,7 +21,7 @@ from d2r_fast.bench.config import BenchConfig, Section
 from d2r_fast.bench.context import Bench
 from d2r_fast.bench.lines import ceiling_lines, section_lines
 from d2r_fast.bench.machine import CardLog, describe_machine, describe_versions, revision
-from d2r_fast.bench.measure import Budget
+from d2r_fast.bench.measure import Budget, NoTime
 from d2r_fast.bench.plots import draw_plots
 from d2r_fast.bench.record import Found, Record
 from d2r_fast.engine.console import say
@@ -84,6 +84,8 @@ def run_section(name: Section, bench: Bench) -> dict[str, Any]:
     with CardLog(bench.device) as card:
         try:
             import_module(f"d2r_fast.bench.{name}_section").measure(bench, found)
+        except NoTime as error:
+            status = {"status": "skipped", "reason": str(error)}
         except (UserError, RunError) as error:
             status = {"status": "failed", "reason": str(error)}
         except Exception:  # what one section breaks on must not cost the time that the others have measured

@@ -7,7 +7,7 @@ import torch
 
 from d2r_fast.bench.context import Bench
 from d2r_fast.bench.drawings import draw_noise, drawing, keyed_noise, run_drawings
-from d2r_fast.bench.measure import compare, interleave
+from d2r_fast.bench.measure import NoTime, compare, interleave
 from d2r_fast.bench.record import Found
 from d2r_fast.bench.static_batches import Task, by_settings, mixed_tasks, rows_of_batches, run_batches
 from d2r_fast.bench.targets import target
@@ -18,9 +18,11 @@ from d2r_fast.engine.models.load import load_scheduler_config
 from d2r_fast.engine.schedule import Schedule, make_schedule
 from d2r_fast.engine.scheduler import Drawing, Scheduler
 
-NUM_TASKS = (640, 320, 160, 80, 40)
+NUM_TASKS = (640, 320, 160, 80, 40, 20)
 """Lengths of the list, of which the longest is taken that the time allows: the last images of a list leave slots
 empty, and the longer it is the less that counts."""
+CPU_SIDE = 64
+"""Image side in pixels for full shapes on a CPU, where a row of more takes a second and a list thousands of them."""
 CPU_ROWS, CUDA_ROWS = 4, 16
 NUM_ROUNDS = 3
 NUM_SOLO = 8
@@ -100,9 +102,11 @@ def measure(bench: Bench, found: Found) -> None:
 
 def open_mix(bench: Bench, backend: Backend, precision: Precision, batch_rows: int) -> Mix:
     """The networks and the list."""
-    networks, generator = bench.open(backend, precision, batch_size=batch_rows)
+    small = bench.on_cpu and bench.size == "full"
+    sides = (CPU_SIDE, CPU_SIDE) if small else bench.sides
+    networks, generator = bench.open(backend, precision, batch_size=batch_rows, sides=sides)
     row_s = time_rows(networks, generator, batch_rows)
-    tasks = affordable_tasks(bench.budget.left_s * 0.6 / row_s, batch_rows)
+    tasks = affordable_tasks(bench.budget.left_s * 0.9, row_s, batch_rows)
     embeddings = torch.randn(len(tasks), generator.embedding_dim, generator=torch.Generator().manual_seed(0))
     config = load_scheduler_config(bench.models)
     schedules = {steps: make_schedule(config, "dpm++2m", steps) for steps in {task.steps for task in tasks}}
@@ -118,21 +122,33 @@ def time_rows(networks: Networks, generator: Arc2FaceGenerator, batch_rows: int)
     return interleave(arms, num_rounds=3, device=generator.device)["unet"].median_s / batch_rows
 
 
-def affordable_tasks(num_rows: float, batch_rows: int) -> list[Task]:
-    """The longest list that every way draws once, and slots once more, in so many rows of the UNet."""
+def affordable_tasks(left_s: float, row_s: float, batch_rows: int) -> list[Task]:
+    """The longest list that every way draws once, and slots once more, in the time, some images alone included.
+
+    Raises:
+        NoTime: not even the shortest.
+    """
     for num in NUM_TASKS:
         tasks = mixed_tasks(num)
         needed = 2 * sum(task.num_rows for task in tasks)
         needed += rows_of_batches(tasks, batch_rows) + rows_of_batches(by_settings(tasks), batch_rows)
-        if needed <= num_rows:
-            break
-    return tasks
+        needed += batch_rows * sum(task.steps for task in solo_tasks(tasks))
+        if needed * row_s <= left_s:
+            return tasks
+    raise NoTime(
+        f"the shortest list takes {needed * row_s:.0f} s and {left_s:.0f} are left: give --budget-s more"
+    )
+
+
+def solo_tasks(tasks: Sequence[Task]) -> list[Task]:
+    """Those that are drawn again alone, from all over the list."""
+    kept = [task for task in tasks if task.given_up is None]
+    return kept[:: max(len(kept) // NUM_SOLO, 1)][:NUM_SOLO]
 
 
 def compare_solo(mix: Mix, together: dict[int, torch.Tensor], found: Found) -> None:
     """Draws some images again alone, and counts those that came out the same to the last bit."""
-    kept = [task for task in mix.tasks if task.given_up is None]
-    some = kept[:: len(kept) // NUM_SOLO][:NUM_SOLO]
+    some = solo_tasks(mix.tasks)
     same = sum(torch.equal(mix.slots([task])[0][task.name], together[task.name]) for task in some)
     found.finding(
         "share of images equal to their solo run",

@@ -1,8 +1,9 @@
 """Sampling as a queue of UNet rows: images at different steps, guided or not, in batches of one fixed shape.
 
-An image needs one row of the UNet's batch at a step without guidance and two at a step with it. Whatever
-rows the oldest images still need are run next, `batch_rows` at a time, so a batch mixes images and steps,
-and is full as long as there is work. The two rows of a guided step may even fall into different batches.
+An image needs one row of the UNet's batch at a step without guidance and two at a step with it. The images
+that have most rows to go are run next, `batch_rows` rows at a time, so a batch mixes images and steps, and is
+full as long as there is work: to the end, since images that are run in this order end together. The two rows
+of a guided step may even fall into different batches.
 When all rows of a step have been run, the sampler's table takes the image a step on (arXiv 2211.01095,
 2310.04378); when its last step is done, it leaves. In-flight batching by slot is what nano-vllm does for
 tokens; here the slot is a row of the UNet.
@@ -21,6 +22,7 @@ nothing but when it is done.
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -54,10 +56,19 @@ class Drawing:
     step: int = field(default=0, init=False)
     waiting: int = field(default=0, init=False)
     """Rows of the current step that have not been handed to the UNet."""
+    _later: tuple[int, ...] = field(init=False, repr=False)
+    """Rows of all steps after each one."""
 
     def __post_init__(self) -> None:
         assert len(self.guided) == len(self.schedule), (len(self.guided), len(self.schedule))
         self.waiting = 1 + self.guided[0]
+        from_last = accumulate((1 + on for on in reversed(self.guided[1:])), initial=0)
+        self._later = tuple(from_last)[::-1]
+
+    @property
+    def rows_left(self) -> int:
+        """Rows that have not been handed to the UNet, of this step and all later ones."""
+        return self.waiting + self._later[self.step]
 
     def advance(self) -> bool:
         """Goes on to the next step; False where there is none."""
@@ -196,9 +207,9 @@ class Scheduler:
             self._context[where] = torch.stack([drawing.context for drawing, _ in admitted])
 
     def _fill(self) -> list[int]:
-        """The rows of the next batch, as 2 * slot (conditional) or 2 * slot + 1, oldest image first."""
+        """The rows of the next batch, as 2 * slot (conditional) or 2 * slot + 1, of those with most to go."""
         rows: list[int] = []
-        for slot in self._order:
+        for slot in sorted(self._order, key=lambda slot: -self._held(slot).rows_left):
             drawing = self._held(slot)
             while drawing.waiting and len(rows) < self.batch_rows:
                 drawing.waiting -= 1

@@ -11,7 +11,7 @@ from d2r_fast.bench import run
 from d2r_fast.bench.ceiling import Rates
 from d2r_fast.bench.config import SECTIONS, BenchConfig
 from d2r_fast.bench.context import Bench
-from d2r_fast.bench.measure import Ratio
+from d2r_fast.bench.measure import NoTime, Ratio
 from d2r_fast.bench.record import Found
 from d2r_fast.bench.run import run_bench
 from d2r_fast.bench.targets import TARGETS
@@ -101,6 +101,18 @@ def test_what_comes_too_late_is_skipped(
     sections = json.loads(capsys.readouterr().out.splitlines()[-1])["sections"]
     assert sections["networks"]["status"] == "done"
     assert sections["pipeline"] == {"status": "skipped", "reason": "the time was up"}
+
+
+def test_what_takes_longer_than_there_is_time_is_skipped_and_says_how_long(
+    mini_models: Path, fake: dict[str, Measure], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def long(bench: Bench, found: Found) -> None:
+        raise NoTime("the shortest list takes 900 s")
+
+    fake["scheduler"] = long
+    assert run_bench(["scheduler"], BenchConfig(models=mini_models, device="cpu")) == 0
+    section = json.loads(capsys.readouterr().out.splitlines()[-1])["sections"]["scheduler"]
+    assert (section["status"], section["reason"]) == ("skipped", "the shortest list takes 900 s")
 
 
 real_budget = run.Budget

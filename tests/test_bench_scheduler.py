@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from d2r_fast.bench.drawings import draw_noise, drawing, keyed_noise, run_drawings
+from d2r_fast.bench.measure import NoTime
 from d2r_fast.bench.scheduler_section import affordable_tasks
 from d2r_fast.bench.static_batches import (
     Task,
@@ -96,6 +97,7 @@ def test_slots_are_full_and_save_what_was_asked_for() -> None:
 
 
 def test_the_list_is_as_long_as_the_time_allows() -> None:
-    assert len(affordable_tasks(1e9, 4)) == 640
-    assert len(affordable_tasks(0, 4)) == 40
-    assert 40 < len(affordable_tasks(20_000, 4)) < 640
+    assert len(affordable_tasks(1e6, 1e-3, 4)) == 640
+    assert 20 < len(affordable_tasks(20, 1e-3, 4)) < 640
+    with pytest.raises(NoTime, match=r"the shortest list takes \d+ s and 5 are left: give --budget-s more"):
+        affordable_tasks(5, 1.0, 4)

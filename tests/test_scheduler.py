@@ -175,6 +175,15 @@ def test_interval_costs_its_rows_and_no_more() -> None:
     assert len(network.batches) == 35
 
 
+@pytest.mark.parametrize(("num", "rows"), [(2, 2), (3, 3), (4, 4), (7, 2)])
+def test_images_end_together_and_leave_no_row_empty(num: int, rows: int) -> None:
+    """Run oldest first, the last ones would end with half a batch to themselves."""
+    counting = Counting()
+    images = [drawing(n, SCHEDULES["dpm++2m", 25], 3.0, (0.2, 0.6)) for n in range(num)]
+    run(images, rows=rows, network=counting)
+    assert len(counting.batches) == -(-num * 35 // rows)
+
+
 def test_an_image_that_is_not_finite_spoils_no_other() -> None:
     images = mixed(6)
     images[2].context[:] = torch.nan
