@@ -138,7 +138,8 @@ def compare(
 def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
     """Of the angles between rows (N, D) of two sets."""
     unit = [rows.astype(np.float64) / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (a, b)]
-    return (unit[0] * unit[1]).sum(1)
+    found: NDArray[np.float64] = (unit[0] * unit[1]).sum(1)
+    return found
 
 
 def run_tests() -> tuple[bool, str]:

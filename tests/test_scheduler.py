@@ -175,7 +175,7 @@ def test_interval_costs_its_rows_and_no_more() -> None:
     assert len(network.batches) == 35
 
 
-@pytest.mark.parametrize(("num", "rows"), [(2, 2), (3, 3), (4, 4), (7, 2)])
+@pytest.mark.parametrize(("num", "rows"), [(2, 2), (3, 3), (4, 4), (6, 2)])
 def test_images_end_together_and_leave_no_row_empty(num: int, rows: int) -> None:
     """Run oldest first, the last ones would end with half a batch to themselves."""
     counting = Counting()
