@@ -16,7 +16,9 @@ from d2r_fast.engine.generator import Arc2FaceGenerator
 from d2r_fast.engine.models.layout import UNET, VAE
 from d2r_fast.engine.models.load import config_file, read_config
 
-BACKENDS: tuple[Backend, ...] = ("openvino", "torch", "tensorrt", "inductor", "onnxruntime", "tensorrt-rtx")
+BACKENDS: tuple[Backend, ...] = (
+    "openvino", "torch", "tensorrt", "inductor", "onnxruntime", "tensorrt-rtx", "onnxruntime-tensorrt",
+)  # fmt: skip
 """In the order in which they are measured: what is left out when the time is up matters least. On a card torch
 comes first, which compiles nothing."""
 CPU_SIDE = 256

@@ -7,6 +7,7 @@ them in one batch, and all threads.
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -15,8 +16,8 @@ from d2r_fast.bench.context import Bench
 from d2r_fast.bench.measure import Ratio, Timing, compare, interleave
 from d2r_fast.bench.record import Found
 from d2r_fast.bench.targets import target
-from d2r_fast.engine.backends.cuda import exact_arithmetic
-from d2r_fast.engine.backends.network import Network, Rows
+from d2r_fast.engine.backends.cuda import compute_exactly
+from d2r_fast.engine.backends.network import Network, Rows, first_line
 from d2r_fast.engine.build_engines import open_engine
 from d2r_fast.engine.config import Backend, Precision
 from d2r_fast.engine.console import say
@@ -27,6 +28,7 @@ NETWORKS = ("unet", "vae", "encoder", "arcface", "pnet", "rnet", "onet")
 NUM_ROUNDS, WINDOW_S = 7, 0.2
 DETECTOR_ROWS = 32
 """MTCNN's networks are small: a batch of a few rows would measure the calls alone."""
+EAGER, OURS = "torch fp32 eager", "engine"
 Tensors = Mapping[str, torch.Tensor]
 
 
@@ -66,11 +68,11 @@ class Eager:
         one = network.random_inputs(1, seed=0)
         self.work = bench.work.get(network.name) or count(lambda: self(one), network.module)
         self._module = network.module.to(bench.device)
+        compute_exactly(bench.device)
 
     @torch.inference_mode()
     def __call__(self, inputs: Tensors) -> tuple[torch.Tensor, ...]:
-        with exact_arithmetic():
-            out = self._module(*(inputs[port.name] for port in self.network.inputs))
+        out = self._module(*(inputs[port.name] for port in self.network.inputs))
         return out if isinstance(out, tuple) else (out,)
 
 
@@ -88,34 +90,35 @@ def measure_backend(
             name, bench.models, engines=bench.engines, backend=backend, precision=precision, device=bench.device,
             batch_size=batch_size, height=height, width=width,
         )  # fmt: skip
-    except (UserError, RunError) as error:
-        found.row(title, reason=str(error))
+        opened_s = round(time.monotonic() - begun_s, 1)
+        measured = measure_engine(eager, engine, batch_size, precision, bench)
+    except (UserError, RunError, torch.OutOfMemoryError) as error:
+        found.row(title, reason=first_line(error))
         return
-    opened_s = time.monotonic() - begun_s
-    inputs = {
-        key: value.to(bench.device) for key, value in eager.network.random_inputs(batch_size, seed=0).items()
-    }
-    rows = Rows(engine)
-    error_size = relative_error([rows(inputs)[port.name] for port in eager.network.outputs], eager(inputs))
-    arms: dict[str, Callable[[], object]] = {
-        "torch fp32 eager": lambda: eager(inputs),
-        title: lambda: run_rows(engine, rows, inputs, batch_size),
-    }
-    timings = interleave(
-        arms, num_rounds=NUM_ROUNDS, window_s=WINDOW_S, most_s=bench.budget.share(4), device=bench.device
-    )
-    timing, speedup = timings[title], compare(timings["torch fp32 eager"], timings[title])
     found.row(
-        title, network=name, backend=backend, precision=precision, batch_size=batch_size,
-        **timing.row(batch_size), eager_s=timings["torch fp32 eager"].row()["median_s"],
-        speedup=[round(value, 4) for value in (speedup.median, speedup.low, speedup.high)], rel_l2=error_size,
-        opened_s=round(opened_s, 1), **distance(eager.work, precision, batch_size, timing, bench),
+        title, network=name, backend=backend, precision=precision, batch_size=batch_size, opened_s=opened_s,
+        **measured,
     )  # fmt: skip
 
 
-def run_rows(engine: Network, rows: Rows, inputs: Tensors, num_rows: int) -> object:
-    """A batch as a run has it: straight where it is the engine's own, else spread over its streams."""
-    return engine(inputs) if engine.batch_size == num_rows else rows(inputs)
+def measure_engine(
+    eager: Eager, engine: Network, batch_size: int, precision: Precision, bench: Bench
+) -> dict[str, Any]:
+    """What an engine and the module take in turn, and how far apart they are."""
+    rows, ports = Rows(engine), eager.network.outputs
+    drawn = eager.network.random_inputs(batch_size, seed=0)
+    inputs = {key: value.to(bench.device) for key, value in drawn.items()}
+    error_size = relative_error([rows(inputs)[port.name] for port in ports], eager(inputs))
+    arms: dict[str, Callable[[], object]] = {EAGER: lambda: eager(inputs), OURS: lambda: rows(inputs)}
+    timings = interleave(
+        arms, num_rounds=NUM_ROUNDS, window_s=WINDOW_S, most_s=bench.budget.share(4), device=bench.device
+    )
+    timing, speedup = timings[OURS], compare(timings[EAGER], timings[OURS])
+    return {
+        **timing.row(batch_size), "eager_s": timings[EAGER].row()["median_s"],
+        "speedup": [round(value, 4) for value in (speedup.median, speedup.low, speedup.high)],
+        "rel_l2": error_size, **distance(eager.work, precision, batch_size, timing, bench),
+    }  # fmt: skip
 
 
 def relative_error(given: list[torch.Tensor], wanted: tuple[torch.Tensor, ...]) -> float:
@@ -146,7 +149,7 @@ def summarise(bench: Bench, found: Found) -> None:
         # Over batch sizes by rows per second; the ratio is to the module at the same batch.
         best = max(rows, key=lambda row: row["per_s"])
         ratio = Ratio(*best["speedup"])
-        title = f"{name} over torch fp32 eager"
+        title = f"{name} over {EAGER}"
         note = f"{best['backend']} {best['precision']}, {best['batch_size']} rows, error {best['rel_l2']:.1e}"
         found.ratio(title, ratio, target=target(title, bench.kind), note=note)
         if name == "unet" and "tflop_per_s" in best:

@@ -157,7 +157,7 @@ def open_run(bench: Bench, num_identities: int, steps: int) -> tuple[Run, Thread
         source=source, models=bench.models, out=bench.workspace / "datasets", backend=backend, dtype=NAMES[precision],
         engines=bench.engines, device=bench.device, batch_size=CPU_ROWS if bench.on_cpu else bench.fastest_batch,
         height=height, width=width, images_per_identity=IMAGES_PER_CALL, source_images_per_identity=RENDERS,
-        steps=steps, guidance=GUIDANCE, attempts=1, min_face_size=max(20, min(height, width) // 4),
+        steps=steps, guidance=GUIDANCE, attempts=1, min_face_size=least_face(bench),
         identities_per_shard=2,
     )  # fmt: skip
     config.out.mkdir()
@@ -169,8 +169,9 @@ def open_run(bench: Bench, num_identities: int, steps: int) -> tuple[Run, Thread
 def open_baselines(bench: Bench, found: Found) -> tuple[Published, Batched]:
     """B0 as it is published, and B1 after a search for its best settings."""
     dtype = DTYPES[bench.best_unet[1]]
-    find = {together: PlainMTCNN(device=bench.device, together=together) for together in (False, True)}
-    published = Published(Drawer.open(bench.models, device=bench.device, dtype=dtype), find[False])
+    published = Published(
+        Drawer.open(bench.models, device=bench.device, dtype=dtype), PlainMTCNN(device=bench.device)
+    )
     drawer = Drawer.open(bench.models, device=bench.device, dtype=dtype)
     say("bench: looking for diffusers' best settings")
     tuned = tune(
@@ -180,4 +181,10 @@ def open_baselines(bench: Bench, found: Found) -> tuple[Published, Batched]:
     for name, timing in tuned.timings.items():
         found.row(f"B1 candidate: {name}", **timing.row())
     found.finding("B1 batch size", tuned.batch_size, note=tuned.name)
-    return published, Batched(drawer, find[True], tuned.batch_size)
+    find = PlainMTCNN(device=bench.device, together=True, min_face_size=least_face(bench))
+    return published, Batched(drawer, find, tuned.batch_size)
+
+
+def least_face(bench: Bench) -> int:
+    """The smallest face to look for, of ours and of B1: a quarter of the image. B0 has its library's default."""
+    return max(20, min(bench.sides) // 4)

@@ -33,6 +33,8 @@ from d2r_fast.engine.backends.network import first_line
 from d2r_fast.engine.config import GenerateConfig, smoke
 from d2r_fast.engine.device import find_device
 from d2r_fast.engine.doctor import findings
+from d2r_fast.engine.errors import RunError, UserError
+from d2r_fast.engine.files import disk_errors
 from d2r_fast.engine.pipeline import generate
 from d2r_fast.engine.recogniser import Recogniser
 from d2r_fast.engine.samples import draw_samples
@@ -51,6 +53,9 @@ class Look:
     name: str
     fine: bool
     seen: str
+
+    def __str__(self) -> str:
+        return f"{'fine' if self.fine else 'WRONG'}: {self.name}: {self.seen}"
 
 
 @dataclass(frozen=True)
@@ -89,18 +94,35 @@ def run_smoke(device: str, *, size: str, budget_s: float, save: Path | None) -> 
     """
     budget = Budget(budget_s)
     device = find_device(device)
+    if save is not None:
+        with disk_errors(save):
+            save.mkdir(parents=True, exist_ok=True)
     print("\n".join(f"{name}: {value}" for name, value in findings().items()), flush=True)
+    looks = []
     with tempfile.TemporaryDirectory(prefix="d2r-fast-smoke-") as folder:
-        looks = list(look_at_backends(Path(folder), device))
-    looks.append(attempt("tests that need a card", run_tests))
-    timed = BenchConfig.model_validate(
-        {"size": size, "device": device, "budget_s": max(budget.left_s, 1.0), "save": save}
-    )
-    status = run_bench(SECTIONS, timed)
-    looks.append(Look("bench all", status == 0, f"exit status {status}"))
-    for look in looks:
-        print(f"{'fine' if look.fine else 'WRONG'}: {look.name}: {look.seen}")
+        for look in look_at_everything(Path(folder), device, size=size, budget=budget, save=save):
+            looks.append(look)
+            print(look, flush=True)
+    print("\n".join(map(str, looks)))
     return 0 if all(look.fine for look in looks) else 1
+
+
+def look_at_everything(
+    folder: Path, device: str, *, size: str, budget: Budget, save: Path | None
+) -> Iterator[Look]:
+    """The backends, the tests, the benchmark, each whatever became of the others."""
+    try:
+        yield from look_at_backends(folder, device)
+    except Exception as error:  # the models or the reference: nothing to compare with
+        yield Look("backends", False, describe(error))
+    yield attempt("tests that need a card", run_tests)
+
+    def run() -> tuple[bool, str]:
+        values = {"size": size, "device": device, "budget_s": max(budget.left_s, 1.0), "save": save}
+        status = run_bench(SECTIONS, BenchConfig.model_validate(values))
+        return status == 0, f"exit status {status}"
+
+    yield attempt("bench all", run)
 
 
 def look_at_backends(folder: Path, device: str) -> Iterator[Look]:
@@ -158,7 +180,12 @@ def attempt(name: str, look: Callable[[], tuple[bool, str]]) -> Look:
     try:
         return Look(name, *look())
     except Exception as error:  # whatever it is, the rest is still worth looking at
-        return Look(name, False, f"{type(error).__name__}: {first_line(error)}")
+        return Look(name, False, describe(error))
+
+
+def describe(error: Exception) -> str:
+    """What an error is and says, in one line."""
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def main() -> int:
@@ -170,7 +197,11 @@ def main() -> int:
     parser.add_argument("--budget-s", type=float, default=1500.0)
     parser.add_argument("--save", type=Path)
     given = parser.parse_args()
-    return run_smoke(given.device, size=given.size, budget_s=given.budget_s, save=given.save)
+    try:
+        return run_smoke(given.device, size=given.size, budget_s=given.budget_s, save=given.save)
+    except (UserError, RunError) as error:
+        print(f"smoke: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

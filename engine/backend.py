@@ -3,9 +3,11 @@
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -165,12 +167,14 @@ def open_recogniser(
         )
     )  # fmt: skip
     rows = Rows(network)
+    # Two threads embed, sources and results; on CUDA a network has one set of buffers.
+    alone = nullcontext() if device == "cpu" else Lock()
 
     def run(crops: NDArray[np.float32]) -> NDArray[np.float32]:
-        embeddings: NDArray[np.float32] = (
-            rows({"crops": torch.from_numpy(crops).to(device)})["embedding"].cpu().numpy()
-        )
-        return embeddings
+        with alone:
+            embeddings = rows({"crops": torch.from_numpy(crops).to(device)})["embedding"].cpu()
+        found: NDArray[np.float32] = embeddings.numpy()
+        return found
 
     return recogniser.through(run)
 

@@ -155,7 +155,7 @@ class Recipe(Frozen):
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
     """JPEG quality, 4:4:4 chroma."""
     identities_per_shard: Annotated[int, Field(ge=1)] = 50
-    """Identities in a shard, the unit that a killed run loses at most one of."""
+    """Identities in a shard, the unit that is written at once: a killed run loses those in work, two or three."""
     backend: Backend | Literal["auto"] = "auto"
     """What runs the networks: auto is the fastest measured, openvino on a CPU and torch on CUDA. torch runs the
     model folder as it is, the others engines."""

@@ -45,7 +45,7 @@ class Forecast:
         row_s, image_s, identity_s: seconds per UNet row, per finished image, per identity embedded.
         total_s: of the run, without starting up.
         disk_bytes: of the dataset.
-        memory_bytes: of the process at its largest so far; on CUDA also `gpu_bytes`.
+        memory_bytes: of the process at its largest so far; on CUDA also `gpu_bytes`, all that is in use there.
     """
 
     num_images: int
@@ -100,7 +100,8 @@ def forecast(config: GenerateConfig, stages: Stages, members: list[Identity], *,
         for identity in members
     )
     sampling_s, finishing_s = num_rows * row_s, num_images * image_s
-    on_gpu = stages.finisher.generator.device != "cpu"
+    device = stages.finisher.generator.device
+    on_gpu = device != "cpu"
     if on_gpu:
         before_s = min(len(members), config.identities_per_shard) * met_s
         together_s = before_s + max(sampling_s + min(num_images, stages.finish_batch) * image_s, finishing_s)
@@ -110,7 +111,7 @@ def forecast(config: GenerateConfig, stages: Stages, members: list[Identity], *,
     return Forecast(
         num_images=num_images, num_rows=num_rows, row_s=row_s, image_s=image_s, identity_s=met_s, total_s=together_s,
         disk_bytes=int(num_images * (image_bytes + ROW_BYTES + TAR_BYTES)),
-        memory_bytes=peak_kb * 1024, gpu_bytes=torch.cuda.max_memory_allocated() if on_gpu else 0,
+        memory_bytes=peak_kb * 1024, gpu_bytes=_used_on(device) if on_gpu else 0,
     )  # fmt: skip
 
 
@@ -123,7 +124,8 @@ def _time_meeting(stages: Stages, members: list[Identity]) -> tuple[float, Perso
     for label, identity in enumerate(members):
         person = stages.host.meet(label, identity).person
         if person is not None:
-            taken_s = min(_timed(partial(stages.host.meet, label, identity)) for _ in range(3))
+            device = stages.finisher.generator.device
+            taken_s = min(_timed(partial(stages.host.meet, label, identity), device) for _ in range(3))
             return taken_s, person
     raise UserError(f"no identity of {stages.host.source.root} can be used: `d2r-fast embed` says why")
 
@@ -154,7 +156,7 @@ def _time_rows(stages: Stages, person: Person, config: GenerateConfig, *, second
     run()  # the first batch also warms up
     spent_s, num_batches = 0.0, 0
     while num_batches < 3 or spent_s < seconds:
-        spent_s += _timed(run)
+        spent_s += _timed(run, generator.device)
         num_batches += 1
     return spent_s / num_batches / scheduler.batch_rows
 
@@ -173,19 +175,25 @@ def _time_finishing(stages: Stages, person: Person, *, seconds: float) -> tuple[
 
     if generator.device == "cpu":  # where a whole batch may take a minute
         num = min(num, torch.get_num_threads())
-        if _timed(finish) * stages.finish_batch / num < seconds / 3:
+        if _timed(finish, generator.device) * stages.finish_batch / num < seconds / 3:
             num = stages.finish_batch
-    taken_s = min(_timed(finish) for _ in range(3))
+    taken_s = min(_timed(finish, generator.device) for _ in range(3))
     sizes = [len(outcome.image) for outcome in outcomes if outcome.image is not None]
     return taken_s / num, sum(sizes) / len(sizes) if sizes else 0.0
 
 
-def _timed(work: Callable[[], object]) -> float:
+def _timed(work: Callable[[], object], device: str) -> float:
     started_s = time.perf_counter()
     work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    if device != "cpu":
+        torch.cuda.synchronize(device)
     return time.perf_counter() - started_s
+
+
+def _used_on(device: str) -> int:
+    """Bytes of a card in use, by whatever library: torch's own count knows torch's tensors alone."""
+    free, total = torch.cuda.mem_get_info(device)
+    return total - free
 
 
 def _existing(path: Path) -> Path:

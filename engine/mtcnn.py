@@ -6,18 +6,16 @@ libraries choose their algorithm, and so the last bits, by the shape of a batch,
 must not depend on its neighbours.
 """
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from math import exp, log
-from threading import Lock
 
 import numpy as np
 import torch
 from torch import nn
 
+from d2r_fast.engine.backends.cuda import compute_exactly
 from d2r_fast.engine.backends.threads import LoneThreads
 from d2r_fast.engine.detect import Faces, check_images, fill, sort_faces
 from d2r_fast.engine.mtcnn_networks import ByRows, load_networks, take_pixels
@@ -74,6 +72,7 @@ class MTCNN:
             UserError: the package is missing or holds other networks.
         """
         self.device = torch.device(device)
+        compute_exactly(self.device.type)  # TF32 moves boxes by tenths of a pixel
         self.min_face_size = min_face_size
         networks: tuple[nn.Module, ...] = tuple(take_pixels(network) for network in load_networks())
         self._streams: ThreadPoolExecutor | None = None
@@ -105,8 +104,7 @@ class MTCNN:
 
     @torch.inference_mode()
     def _find(self, images: torch.Tensor, batch: int) -> list[Faces]:
-        with _full_precision(self.device):
-            return self._look_at(images.to(self.device), batch)
+        return self._look_at(images.to(self.device), batch)
 
     def _look_at(self, images: torch.Tensor, batch: int) -> list[Faces]:
         num_images = len(images)
@@ -238,18 +236,3 @@ def _split(candidates: Candidates, landmarks: torch.Tensor, num_images: int) -> 
     scores = np.array([1 / (1 + exp(-margin)) for margin in candidates.margins.tolist()], np.float32)
     rows = [images == image for image in range(num_images)]
     return [sort_faces(boxes[row], scores[row], points[row]) for row in rows]
-
-
-_precision_lock = Lock()
-
-
-@contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """No TF32, which moves boxes by tenths of a pixel. The setting is the process's, hence the lock."""
-    if device.type != "cuda":
-        yield
-        return
-    with _precision_lock, torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    ):  # fmt: skip
-        yield

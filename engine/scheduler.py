@@ -56,6 +56,8 @@ class Drawing:
     step: int = field(default=0, init=False)
     waiting: int = field(default=0, init=False)
     """Rows of the current step that have not been handed to the UNet."""
+    turn: int = field(default=0, init=False)
+    """How many images had been given a slot when this one was queued."""
     _later: tuple[int, ...] = field(init=False, repr=False)
     """Rows of all steps after each one."""
 
@@ -128,7 +130,7 @@ class Scheduler:
         device = unconditional.device
         self.device = device
         self.batch_rows = batch_rows
-        self.rows_run = self.rows_used = 0
+        self.rows_run = self.rows_used = self._num_admitted = 0
         self._unet, self._noise = unet, noise
         self._waiting: deque[Drawing] = deque()
         self._slots: list[Drawing | None] = [None] * batch_rows
@@ -158,6 +160,7 @@ class Scheduler:
 
     def add(self, drawing: Drawing) -> None:
         """Queues an image."""
+        drawing.turn = self._num_admitted
         self._waiting.append(drawing)
 
     def drop(self, drawing: Drawing) -> bool:
@@ -192,18 +195,20 @@ class Scheduler:
         slots: list[int] = []
         ready = self._rows_ready()
         while self._waiting and ready < self.batch_rows:
-            # Long ones first, so that no image with many steps is left over for a batch of its own.
-            drawing = max(self._waiting, key=lambda drawing: len(drawing.schedule))
+            # Long ones first, so that no image with many steps is left over for a batch of its own; but none waits
+            # for more of them than it has steps less, however many are added later.
+            drawing = max(self._waiting, key=lambda drawing: len(drawing.schedule) - drawing.turn)
             self._waiting.remove(drawing)
             slot = self._slots.index(None)
             self._slots[slot] = drawing
             self._order.append(slot)
+            self._num_admitted += 1
             ready += drawing.waiting
             admitted.append((drawing, 0))
             slots.append(slot)
         if admitted:
             where = self._index(slots)
-            self._x[where] = self._noise(admitted).to(self.device)
+            self._x[where] = self._upload(self._noise(admitted))
             self._context[where] = torch.stack([drawing.context for drawing, _ in admitted])
 
     def _fill(self) -> list[int]:
@@ -250,8 +255,8 @@ class Scheduler:
             slot=self._index(slots),
             cond_row=self._index([2 * slot for slot in slots]),
             uncond_row=self._index([2 * slot + on for slot, on in zip(slots, guided, strict=True)]),
-            guidance=torch.tensor([drawing.guidance for drawing in drawings], dtype=torch.float32).to(self.device),
-            rows=table.to(self.device),
+            guidance=self._upload(torch.tensor([drawing.guidance for drawing in drawings], dtype=torch.float32)),
+            rows=self._upload(table),
             noise=self._renoise(drawings, table),
         )  # fmt: skip
 
@@ -263,7 +268,7 @@ class Scheduler:
         drawn = self._noise([(drawings[place], drawings[place].step + 1) for place in needed])
         noise = torch.zeros(len(drawings), *drawn.shape[1:])
         noise[needed] = drawn.cpu()
-        return noise.to(self.device)
+        return self._upload(noise)
 
     def _retire(self, slots: list[int]) -> list[Finished | Probed]:
         """What these images have come to; the finished ones leave their slots."""
@@ -287,4 +292,8 @@ class Scheduler:
         self._order.remove(slot)
 
     def _index(self, values: list[int]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.int64).to(self.device, non_blocking=True)
+        return self._upload(torch.tensor(values, dtype=torch.int64))
+
+    def _upload(self, values: torch.Tensor) -> torch.Tensor:
+        """On the device, without waiting for the batch that it is working on."""
+        return values.to(self.device, non_blocking=True)

@@ -34,7 +34,7 @@ def test_stages_add_up_on_a_cpu(
 ) -> None:
     """With 2 s for whatever is timed: a batch of 3 rows, a batch of 8 images finished, an identity met."""
 
-    def timed(work: Any) -> float:
+    def timed(work: Any, device: str) -> float:
         work()
         return 2.0
 

@@ -227,6 +227,19 @@ def test_a_dropped_image_makes_room_and_changes_no_other() -> None:
             assert torch.equal(done[image.name], draw_alone(image))
 
 
+def test_a_short_image_is_not_overtaken_for_ever() -> None:
+    """Long ones go first, but each that comes later counts a step less than the one before."""
+    scheduler = Scheduler(unet, UNCONDITIONAL, noise, latent_shape=SHAPE, batch_rows=4)
+    scheduler.add(drawing(0, SCHEDULES["dpm++2m", 1]))
+    names, finished = itertools.count(1), list[int]()
+    while 0 not in finished and len(finished) < 200:
+        while scheduler.hungry:
+            for _ in range(4):
+                scheduler.add(drawing(next(names), SCHEDULES["dpm++2m", 25]))
+        finished += [event.drawing.name for event in scheduler.step()]
+    assert 4 <= len(finished) <= 32
+
+
 def test_it_asks_for_no_more_images_than_it_needs() -> None:
     scheduler = Scheduler(unet, UNCONDITIONAL, noise, latent_shape=SHAPE, batch_rows=6)
     names = itertools.count()

@@ -36,6 +36,12 @@ def new_stream(device: str) -> torch.cuda.Stream:
     return stream
 
 
-def exact_arithmetic() -> Any:
-    """Has cuDNN compute float32 as float32, which by default it rounds to TF32, and choose without timing."""
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+def compute_exactly(device: str) -> None:
+    """Has cuDNN compute float32 as float32, which by default it rounds to TF32, and choose without timing.
+
+    For the whole process and for good: the setting is the process's, and threads that switched it on and off around
+    their own work would do so in the midst of each other's. Nothing on the CPU.
+    """
+    if device != "cpu":
+        cudnn = torch.backends.cudnn
+        cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = False, True, False

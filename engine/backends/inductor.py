@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from d2r_fast.engine.backends.cuda import card, exact_arithmetic, why_not_torch
+from d2r_fast.engine.backends.cuda import card, compute_exactly, why_not_torch
 from d2r_fast.engine.backends.cuda_graph import CudaGraph
 from d2r_fast.engine.backends.network import Tensors, check_inputs, run_errors
 from d2r_fast.engine.backends.spec import DTYPES, Backend, Source, Spec
@@ -67,7 +67,8 @@ class Inductor(Backend):
         module = _Cast(source.network.load(), spec)
         inputs = source.network.random_inputs(spec.batch_size, seed=0)
         given = tuple(inputs[port.name].to(spec.device) for port in spec.inputs)
-        with run_errors(spec.name, self.name), torch.no_grad(), quiet_libraries(), exact_arithmetic():
+        compute_exactly(spec.device)
+        with run_errors(spec.name, self.name), torch.no_grad(), quiet_libraries():
             program = torch.export.export(module, given)
             path = folder / "engine.pt2"
             aoti_compile_and_package(program, package_path=str(path), inductor_configs=self.flags(spec))
@@ -102,9 +103,13 @@ class InductorNetwork:
         on_cpu = spec.device == "cpu"
         self.num_streams = torch.get_num_threads() if on_cpu else 1
         self._threads = LoneThreads(self.num_streams) if on_cpu else None
+        compute_exactly(spec.device)
         with run_errors(spec.name, "inductor"):
             index = -1 if on_cpu else torch.device(spec.device).index
-            self._package = load_package(str(path), num_runners=self.num_streams, device_index=index)
+            # What hands runs to several threads asks after the last run's event, which no recording may do.
+            self._package = load_package(
+                str(path), run_single_threaded=not on_cpu, num_runners=self.num_streams, device_index=index
+            )
             self._graph = None if on_cpu else CudaGraph(spec.inputs, self._run, device=spec.device)
 
     def __call__(self, inputs: Tensors) -> dict[str, torch.Tensor]:

@@ -34,16 +34,15 @@ def _settings(
     settings = {"device_id": str(torch.device(spec.device).index)}
     if stream is not None:
         settings["user_compute_stream"] = str(stream.cuda_stream)
-    graph = "1" if is_static(spec.inputs) else "0"
+    # No CUDA graphs: onnxruntime records one in whichever thread runs first, while others use the card, which
+    # ends the recording.
     if provider != TENSORRT:
         # The default search picks convolutions by timing them, so that two runs may compute differently.
-        return settings | {
-            "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0", "enable_cuda_graph": graph,
-        }  # fmt: skip
+        return settings | {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
     prefix = f"{spec.name}-{spec.precision}-b{spec.batch_size}"
     return settings | {
         "trt_engine_cache_enable": "1", "trt_engine_cache_path": str(cache), "trt_engine_cache_prefix": prefix,
-        "trt_timing_cache_enable": "1", "trt_timing_cache_path": str(cache), "trt_cuda_graph_enable": graph,
+        "trt_timing_cache_enable": "1", "trt_timing_cache_path": str(cache),
     }  # fmt: skip
 
 

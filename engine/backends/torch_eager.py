@@ -1,14 +1,13 @@
 """The torch backend: the network module by module, as PyTorch runs it. The reference for all others."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from d2r_fast.engine.backends.cuda import exact_arithmetic, why_not_torch
+from d2r_fast.engine.backends.cuda import compute_exactly, why_not_torch
 from d2r_fast.engine.backends.network import Port, Tensors, check_inputs, run_errors
 from d2r_fast.engine.backends.spec import DTYPES, Backend, Source, Spec
 from d2r_fast.engine.backends.threads import LoneThreads
@@ -49,6 +48,7 @@ class TorchNetwork:
         self._dtype: torch.dtype = getattr(torch, DTYPES[spec.precision])
         self._threads = LoneThreads(torch.get_num_threads()) if spec.device == "cpu" else None
         self.num_streams = torch.get_num_threads() if self._threads else 1
+        compute_exactly(spec.device)
         with run_errors(spec.name, "torch"):
             self._module = module.to(device=spec.device, dtype=self._dtype)
             if spec.device != "cpu":
@@ -63,9 +63,8 @@ class TorchNetwork:
 
     @torch.no_grad()
     def _run(self, inputs: Tensors) -> dict[str, torch.Tensor]:
-        with nullcontext() if self._threads else exact_arithmetic():
-            given = [cast(port, inputs[port.name], self._dtype) for port in self.inputs]
-            return name_outputs(self.outputs, self._module(*given))
+        given = [cast(port, inputs[port.name], self._dtype) for port in self.inputs]
+        return name_outputs(self.outputs, self._module(*given))
 
 
 def cast(port: Port, value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

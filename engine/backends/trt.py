@@ -80,7 +80,7 @@ class TensorRT(Backend):
         return precision
 
     def flags(self, spec: Spec) -> dict[str, Any]:
-        return {"open_sizes": list(OPEN_SIZES)} if spec.name == "pnet" else {}
+        return {"tf32": False} | ({"open_sizes": list(OPEN_SIZES)} if spec.name == "pnet" else {})
 
     def target(self, spec: Spec) -> dict[str, Any]:
         if self.name == "tensorrt-rtx":

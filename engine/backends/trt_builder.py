@@ -37,6 +37,7 @@ def main() -> int:
             print(f"[E] {parser.get_error(index)}".replace("\n", " "))
         return 1
     config = builder.create_builder_config()
+    config.clear_flag(library.BuilderFlag.TF32)  # on by default, and fp32 is to be fp32
     config.add_optimization_profile(_profile(builder, task["shapes"]))
     _aim(library, config, task["targets"])
     cache = _use_timing_cache(config, task["timing_cache"])
