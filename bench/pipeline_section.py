@@ -1,8 +1,9 @@
 """`generate` from end to end, against its own UNet and VAE alone, and against diffusers in two forms.
 
-All draw the same number of images of the same size in the same number of steps. Networks are opened once and
-before the clock starts. The run reads and embeds renders, samples, decodes, detects, aligns and writes shards;
-untrained networks draw no face, so what comes after detection is a rejection there, for all alike.
+All draw the same number of images of the same size in the same number of steps. Networks are opened, and hashed
+for the dataset's description, once and before the clock starts. The run reads and embeds renders, samples,
+decodes, detects, aligns and writes shards; untrained networks draw no face, so what comes after detection is a
+rejection there, for all alike.
 """
 
 import itertools
@@ -33,7 +34,7 @@ from d2r_fast.engine.forecast import Forecast, forecast
 from d2r_fast.engine.marker import EVENTS
 from d2r_fast.engine.pipeline import describe, make_all, open_stages, select, settle
 from d2r_fast.engine.samples import draw_samples
-from d2r_fast.engine.source import open_source
+from d2r_fast.engine.source import Identity, open_source
 
 STEPS, GUIDANCE = 25, 3.0
 SHORT_STEPS = 5
@@ -61,20 +62,21 @@ class Run:
     """`generate` with its networks open: a call makes a dataset in a folder of its own.
 
     Attributes:
+        document: what the dataset says of itself, hashes of the models included: made before the clock starts.
         last_stage_s: seconds by stage of the last call, summed over threads.
     """
 
     config: GenerateConfig
     stages: Stages
+    members: list[Identity]
+    document: dict[str, Any]
     last_stage_s: dict[str, float] = field(default_factory=dict)
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def __call__(self) -> None:
         out = self.config.out / str(next(self._numbers))
-        source = open_source(self.config.source)
-        members = select(source, self.config)
-        with Dataset.open(out, describe(self.config, source, members)) as dataset:
-            make_all(members, self.stages, dataset, self.config)
+        with Dataset.open(out, self.document) as dataset:
+            make_all(self.members, self.stages, dataset, self.config)
             dataset.finish()
         self.last_stage_s = read_stages(out / EVENTS)
 
@@ -124,9 +126,7 @@ def measure(bench: Bench, found: Found) -> None:
 
 def foresee(run: Run) -> Forecast:
     """What `d2r-fast plan` would say of the run."""
-    return forecast(
-        run.config, run.stages, select(open_source(run.config.source), run.config), seconds=PLAN_S
-    )
+    return forecast(run.config, run.stages, run.members, seconds=PLAN_S)
 
 
 def read_stages(events: Path) -> dict[str, float]:
@@ -163,7 +163,10 @@ def open_run(bench: Bench, num_identities: int, steps: int) -> tuple[Run, Thread
     config.out.mkdir()
     pool = ThreadPoolExecutor()
     config = settle(config, bench.device)
-    return Run(config, open_stages(config, open_source(source), bench.device, pool)), pool
+    renders = open_source(source)
+    members = select(renders, config)
+    stages = open_stages(config, renders, bench.device, pool)
+    return Run(config, stages, members, describe(config, renders, members)), pool
 
 
 def open_baselines(bench: Bench, found: Found) -> tuple[Published, Batched]:

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -44,17 +45,19 @@ def rows_of(document: Json, name: str) -> list[Json]:
 def plot_batches(axes: Axes, rows: list[Json]) -> None:
     """UNet rows per second by batch size, a line per backend and precision."""
     axes.set(title="UNet throughput", xlabel="rows in a batch", ylabel="rows/s")
-    lines: dict[str, list[tuple[int, float]]] = {}
+    lines: dict[str, dict[int, list[float]]] = {}
     for row in rows:
         if row.get("network") == "unet":
+            size = row["batch_size"]
             name = f"{row['backend']} {row['precision']}"
-            lines.setdefault(name, []).append((row["batch_size"], row["per_s"]))
-            lines.setdefault("torch fp32 eager", []).append(
-                (row["batch_size"], row["batch_size"] / row["eager_s"])
-            )
+            lines.setdefault(name, {}).setdefault(size, []).append(row["per_s"])
+            # Timed in turn with every backend, so several times.
+            lines.setdefault("torch fp32 eager", {}).setdefault(size, []).append(size / row["eager_s"])
     for name, points in lines.items():
-        axes.plot(*zip(*sorted(set(points)), strict=True), marker="o", label=name)
+        sizes = sorted(points)
+        axes.plot(sizes, [median(points[size]) for size in sizes], marker="o", label=name)
     if lines:
+        axes.set_xticks(sorted({size for points in lines.values() for size in points}))
         axes.set_ylim(bottom=0)
         axes.legend(fontsize=8)
     else:
