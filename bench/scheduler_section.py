@@ -97,7 +97,7 @@ def measure(bench: Bench, found: Found) -> None:
         scheduler.rows_used / scheduler.rows_run,
         target=target("slot occupancy", bench.kind),
     )
-    compare_solo(mix, together, found)
+    compare_solo(mix, together, bench, found)
 
 
 def open_mix(bench: Bench, backend: Backend, precision: Precision, batch_rows: int) -> Mix:
@@ -146,13 +146,10 @@ def solo_tasks(tasks: Sequence[Task]) -> list[Task]:
     return kept[:: max(len(kept) // NUM_SOLO, 1)][:NUM_SOLO]
 
 
-def compare_solo(mix: Mix, together: dict[int, torch.Tensor], found: Found) -> None:
+def compare_solo(mix: Mix, together: dict[int, torch.Tensor], bench: Bench, found: Found) -> None:
     """Draws some images again alone, and counts those that came out the same to the last bit."""
     some = solo_tasks(mix.tasks)
     same = sum(torch.equal(mix.slots([task])[0][task.name], together[task.name]) for task in some)
-    found.finding(
-        "share of images equal to their solo run",
-        same / len(some),
-        target=1.0,
-        note=f"of {len(some)}, bit for bit",
-    )
+    title = "share of images equal to their solo run"
+    note = f"of {len(some)}, bit for bit"
+    found.finding(title, same / len(some), target=target(title, bench.kind), note=note)

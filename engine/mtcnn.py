@@ -29,9 +29,9 @@ THRESHOLDS = (0.6, 0.7, 0.7)
 CELL, STRIDE = 12, 2
 """P-Net's field of view and step, in pixels of a scale."""
 
-P_PIXELS, P_IMAGES = 1 << 19, 4
-"""Most pixels and images in one run of P-Net: as fast as larger runs, which leave a CPU's caches, and a lone
-image costs no more than four small ones."""
+P_PIXELS, P_IMAGES = 1 << 18, 8
+"""Most pixels of a scale, and images, in one run of P-Net: as fast as larger runs, which leave a CPU's caches, and
+a lone image costs no more than a few."""
 R_BATCH, O_BATCH = 32, 8
 """Candidates in one run of R-Net and O-Net, small for the same reasons."""
 MAX_PIXELS = 1 << 21
@@ -88,40 +88,31 @@ class MTCNN:
         height, width = images.shape[1:3]
         if len(images) == 0:
             return []
-        # The batch depends on the image's size alone.
-        batch = min(max(P_PIXELS // (height * width), 1), P_IMAGES)
-        most = max(MAX_PIXELS // (height * width * batch), 1)
-        per_stream = -(-len(images) // (batch * (torch.get_num_threads() if self._streams else 1)))
-        parts = torch.split(images, min(most, per_stream) * batch)
-
-        def find(part: torch.Tensor) -> list[Faces]:
-            return self._find(part, batch)
-
+        most = max(MAX_PIXELS // (height * width), 1)
+        per_stream = -(-len(images) // (torch.get_num_threads() if self._streams else 1))
+        parts = torch.split(images, min(most, per_stream))
         if self._streams is None:
-            return list(chain.from_iterable(map(find, parts)))
-        found = self._streams.map(lambda part: self._threads.run(lambda: find(part)), parts)
+            return list(chain.from_iterable(map(self._find, parts)))
+        found = self._streams.map(lambda part: self._threads.run(lambda: self._find(part)), parts)
         return list(chain.from_iterable(found))
 
     @torch.inference_mode()
-    def _find(self, images: torch.Tensor, batch: int) -> list[Faces]:
-        return self._look_at(images.to(self.device), batch)
-
-    def _look_at(self, images: torch.Tensor, batch: int) -> list[Faces]:
-        num_images = len(images)
-        sums = integrate(fill(images, batch))
-        candidates = self._propose(sums, num_images, batch)
+    def _find(self, images: torch.Tensor) -> list[Faces]:
+        sums = integrate(images.to(self.device))
+        candidates = self._propose(sums)
         candidates = self._refine(sums, candidates)
         candidates, landmarks = self._decide(sums, candidates)
-        return _split(candidates, landmarks, num_images)
+        return _split(candidates, landmarks, len(images))
 
-    def _propose(self, sums: torch.Tensor, num_images: int, batch: int) -> Candidates:
+    def _propose(self, sums: torch.Tensor) -> Candidates:
         """P-Net over the pyramid: where a face may be, roughly."""
-        height, width = sums.shape[1] - 1, sums.shape[3] - 1
-        parts = torch.split(sums, batch)
+        num_images, height, width = len(sums), sums.shape[1] - 1, sums.shape[3] - 1
         by_scale, offsets, groups = [], [], []
         for number, scale in enumerate(pyramid(height, width, self.min_face_size)):
             size = (int(height * scale + 1), int(width * scale + 1))
-            out = torch.cat([self.pnet(resize(part, size)) for part in parts])
+            batch = min(max(P_PIXELS // (size[0] * size[1]), 1), P_IMAGES)  # decided by the size alone
+            parts = torch.split(sums, batch)
+            out = torch.cat([self.pnet(fill(resize(part, size), batch)) for part in parts])
             found, offset = _decode(out[:num_images], scale)
             by_scale.append(found)
             offsets.append(offset)

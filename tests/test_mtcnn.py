@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,23 +117,25 @@ def test_an_image_does_not_depend_on_its_neighbours(shared: Path, detector: MTCN
             assert_equal(faces, alone[index])
 
 
-def test_every_run_of_a_network_has_one_size(
+def test_every_run_of_a_network_on_images_of_one_size_has_one_batch(
     shared: Path, detector: MTCNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last bits of a convolution depend on the batch's size; most of them are lost before they show."""
-    sizes: dict[str, set[int]] = {"pnet": set(), "rnet": set(), "onet": set()}
-    for name, seen in sizes.items():
-        network = getattr(detector, name)
+    batches: dict[str, dict[tuple[int, ...], set[int]]] = {"pnet": {}, "rnet": {}, "onet": {}}
 
-        def spy(inputs: torch.Tensor, network: nn.Module = network, seen: set[int] = seen) -> torch.Tensor:
-            seen.add(len(inputs))
-            out: torch.Tensor = network(inputs)
-            return out
+    def spy(name: str, network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        batches[name].setdefault(tuple(inputs.shape[1:]), set()).add(len(inputs))
+        out: torch.Tensor = network(inputs)
+        return out
 
-        monkeypatch.setattr(detector, name, spy)
+    for name in batches:
+        monkeypatch.setattr(detector, name, partial(spy, name, getattr(detector, name)))
     for num_images in (1, 3, 6):
         detector(squares(shared, 128)[:num_images])
-    assert sizes == {"pnet": {mtcnn.P_IMAGES}, "rnet": {mtcnn.R_BATCH}, "onet": {mtcnn.O_BATCH}}
+    assert len(batches["pnet"]) >= 4, "a pyramid"
+    assert all(len(seen) == 1 for seen in batches["pnet"].values())
+    assert batches["rnet"] == {(3, 24, 24): {mtcnn.R_BATCH}}
+    assert batches["onet"] == {(3, 48, 48): {mtcnn.O_BATCH}}
 
 
 def test_memory_is_bounded_without_a_trace(
