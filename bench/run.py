@@ -93,8 +93,7 @@ def run_section(name: Section, bench: Bench) -> dict[str, Any]:
             say(status["reason"])
     return status | {
         "seconds": round(time.monotonic() - begun_s, 1),
-        "settings": bench.config.model_dump(mode="json")
-        | {"height": bench.sides[0], "width": bench.sides[1]},
+        "settings": named_settings(bench.config) | {"height": bench.sides[0], "width": bench.sides[1]},
         "versions": describe_versions(),
         "revision": revision(),
         "ceilings": bench.rates.as_json() | {"work": {n: w.as_json() for n, w in bench.work.items()}},
@@ -102,3 +101,9 @@ def run_section(name: Section, bench: Bench) -> dict[str, Any]:
         "rows": found.rows,
         "findings": found.findings,
     }
+
+
+def named_settings(config: BenchConfig) -> dict[str, Any]:
+    """The settings for a document that is published: of folders the names, and not where they lie."""
+    folders = {name: value.name for name, value in config if isinstance(value, Path)}
+    return config.model_dump(mode="json") | folders

@@ -21,7 +21,7 @@ from d2r_fast.engine.scheduler import Drawing, Scheduler
 NUM_TASKS = (640, 320, 160, 80, 40, 20)
 """Lengths of the list, of which the longest is taken that the time allows: the last images of a list leave slots
 empty, and the longer it is the less that counts."""
-CPU_SIDE = 64
+LIST_SIDE = 64
 """Image side in pixels for full shapes on a CPU, where a row of more takes a second and a list thousands of them."""
 CPU_ROWS, CUDA_ROWS = 4, 16
 NUM_ROUNDS = 3
@@ -103,7 +103,7 @@ def measure(bench: Bench, found: Found) -> None:
 def open_mix(bench: Bench, backend: Backend, precision: Precision, batch_rows: int) -> Mix:
     """The networks and the list."""
     small = bench.on_cpu and bench.size == "full"
-    sides = (CPU_SIDE, CPU_SIDE) if small else bench.sides
+    sides = (LIST_SIDE, LIST_SIDE) if small else bench.sides
     networks, generator = bench.open(backend, precision, batch_size=batch_rows, sides=sides)
     row_s = time_rows(networks, generator, batch_rows)
     tasks = affordable_tasks(bench.budget.left_s * 0.9, row_s, batch_rows)

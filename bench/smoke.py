@@ -170,9 +170,9 @@ def run_tests() -> tuple[bool, str]:
         return True, "left out: this is no checkout"
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", str(TESTS)]
     done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=False)
-    lines = done.stdout.strip().splitlines()
-    print("\n".join(lines), flush=True)
-    return done.returncode == 0, lines[-1] if lines else first_line(RuntimeError(done.stderr))
+    said = done.stdout.strip() or done.stderr.strip()
+    print(said, flush=True)
+    return done.returncode == 0, said.splitlines()[-1]
 
 
 def attempt(name: str, look: Callable[[], tuple[bool, str]]) -> Look:

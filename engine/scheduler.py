@@ -56,7 +56,7 @@ class Drawing:
     step: int = field(default=0, init=False)
     waiting: int = field(default=0, init=False)
     """Rows of the current step that have not been handed to the UNet."""
-    turn: int = field(default=0, init=False)
+    admitted_before: int = field(default=0, init=False)
     """How many images had been given a slot when this one was queued."""
     _later: tuple[int, ...] = field(init=False, repr=False)
     """Rows of all steps after each one."""
@@ -160,7 +160,7 @@ class Scheduler:
 
     def add(self, drawing: Drawing) -> None:
         """Queues an image."""
-        drawing.turn = self._num_admitted
+        drawing.admitted_before = self._num_admitted
         self._waiting.append(drawing)
 
     def drop(self, drawing: Drawing) -> bool:
@@ -197,7 +197,7 @@ class Scheduler:
         while self._waiting and ready < self.batch_rows:
             # Long ones first, so that no image with many steps is left over for a batch of its own; but none waits
             # for more of them than it has steps less, however many are added later.
-            drawing = max(self._waiting, key=lambda drawing: len(drawing.schedule) - drawing.turn)
+            drawing = max(self._waiting, key=lambda drawing: len(drawing.schedule) - drawing.admitted_before)
             self._waiting.remove(drawing)
             slot = self._slots.index(None)
             self._slots[slot] = drawing

@@ -58,6 +58,9 @@ def test_ceilings_come_first_and_json_last(
     section = document["sections"]["networks"]
     assert section["ceilings"]["work"]["unet"]["tflop"] == pytest.approx(2.457e-4, rel=1e-3)
     assert section["settings"]["height"] == section["settings"]["width"] == 128
+    assert section["settings"]["models"] == mini_models.name
+    assert str(mini_models.parent) not in saved.read_text(), "where folders lie is nobody's business"
+    assert str(tmp_path.parent) not in saved.read_text()
     assert section["versions"]["torch"]
     assert section["card"] is None
     assert document["machine"]["num_cores"] >= 1
@@ -145,6 +148,7 @@ def test_what_was_asked_for_was_measured(size: str) -> None:
     """The saved documents judge every figure that was asked for on a CPU, by its name."""
     documents = [d for d in read_documents(RESULTS) if d["size"] == size and d["machine"]["gpu"] is None]
     assert documents
+    assert '"/' not in json.dumps(documents), "a path of the machine"
     for document in documents:
         findings = [f for section in document["sections"].values() for f in section["findings"]]
         wanted = {name: values["cpu", size] for name, values in TARGETS.items() if ("cpu", size) in values}
