@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
@@ -25,7 +25,7 @@ from d2r_fast.engine.models.load import (
     read_tensors,
 )
 
-from .minimodels import write_models
+from .minimodels import kohya_lora, put_lora, write_models
 
 UNET = "arc2face/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -380,104 +380,3 @@ def test_a_cut_pickle_is_one_line(tmp_path: Path, size: int) -> None:
     with pytest.raises(UserError, match="damaged or not a weight file") as caught:
         read_tensors(file)
     assert "\n" not in str(caught.value)
-
-
-# LCM-LoRA
-
-TARGETS = (
-    "to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2",
-    "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj",
-)  # fmt: skip
-
-
-def kohya_lora(models: Path, *, rank: int = 4, alpha: float | None = 2.0) -> dict[str, torch.Tensor]:
-    """A random LoRA of the layers that LCM-LoRA adapts, under kohya's names."""
-    unet = UNet2DConditionModel.from_pretrained(models / "arc2face")
-    generator, tensors = torch.Generator().manual_seed(0), {}
-    for name, module in unet.named_modules():
-        if name.endswith(TARGETS):
-            outputs, *inputs = module.weight.shape
-            stem = "lora_unet_" + name.replace(".", "_")
-            tensors[f"{stem}.lora_down.weight"] = torch.randn(rank, *inputs, generator=generator) * 0.1
-            ones = (1,) * (len(inputs) - 1)
-            tensors[f"{stem}.lora_up.weight"] = torch.randn(outputs, rank, *ones, generator=generator) * 0.1
-            if alpha is not None:
-                tensors[f"{stem}.alpha"] = torch.tensor(alpha)
-    return tensors
-
-
-def put_lora(models: Path, tensors: dict[str, torch.Tensor]) -> None:
-    (models / LORA).parent.mkdir()
-    save_file(tensors, models / LORA)
-
-
-@pytest.mark.parametrize(("alpha", "scale"), [(2.0, 0.5), (4.0, 1.0), (None, 1.0)])
-def test_lora_is_merged_by_its_formula(models: Path, alpha: float | None, scale: float) -> None:
-    lora = kohya_lora(models, alpha=alpha)
-    put_lora(models, lora)
-    plain, merged = (load_unet(models, **FP32, lora=lora).state_dict() for lora in (False, True))
-    adapted = 0
-    for name, weight in plain.items():
-        stem = "lora_unet_" + name.removesuffix(".weight").replace(".", "_")
-        if name.endswith(".weight") and f"{stem}.lora_up.weight" in lora:
-            up, down = lora[f"{stem}.lora_up.weight"], lora[f"{stem}.lora_down.weight"]
-            delta = scale * torch.einsum("or,ri...->oi...", up.flatten(1), down)
-            torch.testing.assert_close(merged[name], weight + delta, rtol=1e-5, atol=1e-6)
-            adapted += 1
-        else:
-            assert torch.equal(merged[name], weight), name
-    assert adapted == len(lora) // (2 if alpha is None else 3) > 100
-
-
-def test_lora_equals_what_diffusers_fuses(models: Path) -> None:
-    lora = kohya_lora(models)
-    put_lora(models, lora)
-    reference = UNet2DConditionModel.from_pretrained(models / "arc2face")
-    state, alphas = StableDiffusionPipeline.lora_state_dict(dict(lora))
-    StableDiffusionPipeline.load_lora_into_unet(state, alphas, reference)
-    reference.fuse_lora()
-    reference.unload_lora()
-    ours, theirs = load_unet(models, **FP32, lora=True).state_dict(), reference.state_dict()
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
-
-
-def test_lora_is_merged_before_the_cast(models: Path) -> None:
-    put_lora(models, {name: value.half() for name, value in kohya_lora(models).items()})
-    exact = load_unet(models, **FP32, lora=True).state_dict()
-    half = load_unet(models, device="cpu", dtype=torch.float16, lora=True).state_dict()
-    assert all(torch.equal(half[name], exact[name].half()) for name in exact)
-
-
-def test_a_missing_lora_is_one_line(models: Path) -> None:
-    with pytest.raises(UserError, match=r"has no lcm-lora/\S+, which --sampler lcm needs"):
-        load_unet(models, **FP32, lora=True)
-
-
-STEM = "lora_unet_mid_block_resnets_0_conv1"
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda t: t.clear(), "holds no tensors"),
-        (lambda t: t.pop(f"{STEM}.lora_up.weight"), f"{STEM} lacks lora_up.weight"),
-        (lambda t: t.pop(f"{STEM}.lora_down.weight"), f"{STEM} lacks lora_down.weight"),
-        (lambda t: t.update({"lora_te_x.alpha": torch.ones(())}), "tensor lora_te_x.alpha fits no layer"),
-        (lambda t: t.update({f"{STEM}.hada_w1_a": torch.ones(2)}), f"tensor {STEM}.hada_w1_a fits no layer"),
-        (lambda t: t.update({f"{STEM}.lora_up.weight": torch.ones(64, 3, 1, 1)}), "which do not multiply to"),
-        (
-            lambda t: t.update({f"{STEM}.lora_down.weight": torch.ones(4, 64, 1, 1)}),
-            "which do not multiply to",
-        ),
-    ],
-)
-def test_a_lora_that_does_not_fit_is_one_line(models: Path, change: Any, message: str) -> None:
-    lora = kohya_lora(models)
-    change(lora)
-    put_lora(models, lora)
-    with pytest.raises(UserError, match=message) as caught:
-        load_unet(models, **FP32, lora=True)
-    assert "\n" not in str(caught.value)
-    assert LORA in str(caught.value)

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,14 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.files import sha256_file
 from d2r_fast.engine.models.card import RANDOM_LICENCE
-from d2r_fast.engine.models.check import Report, Row, check_models, render
+from d2r_fast.engine.models.check import check_models, render
 
-from .initmodels import copy_models, mini_models, rewrite
+from .initmodels import blamed, copy_models, edit_config, edit_tensors, mini_models, rewrite, row
 
 UNET = "arc2face/diffusion_pytorch_model.safetensors"
 ENCODER, CHECKPOINT = "encoder/model.safetensors", "encoder/pytorch_model.bin"
@@ -39,29 +38,6 @@ def folder(models: Path, tmp_path: Path) -> Path:
     copy = copy_models(models, tmp_path / "models")
     (copy / LORA).unlink()
     return copy
-
-
-def row(report: Report, file: str) -> Row:
-    (found,) = (row for row in report.rows if row.file == file)
-    return found
-
-
-def blamed(report: Report) -> dict[str, str]:
-    found = {
-        row.file: f"{row.status}: {row.note}" for row in report.rows if row.status in ("missing", "damaged")
-    }
-    assert report.complete == (not found)
-    return found
-
-
-def edit_config(folder: Path, file: str, **changes: Any) -> None:
-    rewrite(folder / file, json.dumps(json.loads((folder / file).read_bytes()) | changes).encode())
-
-
-def edit_tensors(folder: Path, file: str, edit: Callable[[dict[str, torch.Tensor]], Any]) -> None:
-    tensors = load_file(folder / file)
-    edit(tensors)
-    rewrite(folder / file, save(tensors))
 
 
 def test_a_new_folder_is_complete(models: Path) -> None:

@@ -2,13 +2,8 @@
 
 import io
 import json
-import os
-import random
 import shutil
-import signal
-import subprocess
 import tarfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,11 +23,9 @@ from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.generator import Arc2FaceGenerator
 from d2r_fast.engine.offset import make_offset
 from d2r_fast.engine.rows import ImageRow, read_table
-from d2r_fast.engine.samples import draw_samples
 from d2r_fast.engine.vae import Decoded
 from d2r_fast.engine.verify import verify
 
-from .conftest import PROGRAM
 from .fakedata import tree
 
 QUICK: dict[str, Any] = smoke() | {
@@ -377,51 +370,3 @@ def test_lcm_draws_other_images_than_dpm(
     assert pipeline.generate(config) == 0
     name = rows(made)[0].identity
     assert psnr(crops(tmp_path / "lcm")[name, 0], crops(made)[name, 0]) < 40
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_run_with_its_status(
-    renders: Path, mini_models: Path, tmp_path: Path, signum: int
-) -> None:
-    process = start(renders, mini_models, tmp_path / "out")
-    wait_for(tmp_path / "out" / "00000_stats.json", process)
-    process.send_signal(signum)
-    started_s = time.monotonic()
-    assert process.wait(timeout=30) == 128 + signum
-    assert time.monotonic() - started_s < 10
-    assert not list((tmp_path / "out").glob(".*.tmp"))
-
-
-@pytest.mark.slow
-def test_twenty_kills_leave_the_same_bytes(mini_models: Path, tmp_path: Path) -> None:
-    """Each kill strikes at a random moment after the run has begun on its shards."""
-    rng = random.Random(0)
-    calm, out = tmp_path / "calm", tmp_path / "killed"
-    draw_samples(tmp_path / "renders", num_identities=40, images_per_identity=4)
-    assert start(tmp_path / "renders", mini_models, calm).wait() == 0
-    for kill in range(20):
-        process = start(tmp_path / "renders", mini_models, out)
-        while not (out / "events.jsonl").exists() or _starts(out) <= kill:
-            assert process.poll() is None, "the run ended before it was killed: give it more to do"
-            time.sleep(0.02)
-        time.sleep(rng.uniform(0, 1.5))
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-    assert start(tmp_path / "renders", mini_models, out).wait() == 0
-    assert tree(out) == tree(calm)
-    assert not verify(out).problems
-
-
-def _starts(out: Path) -> int:
-    return (out / "events.jsonl").read_text().count('"event": "start"')
-
-
-def start(renders: Path, models: Path, out: Path) -> "subprocess.Popen[bytes]":
-    command = [PROGRAM, "generate", renders, "--models", models, "--out", out, "--preset", "smoke"]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
-
-
-def wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
-    while not path.exists():
-        assert process.poll() is None, "the run ended before its first shard"
-        time.sleep(0.02)
