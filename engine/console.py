@@ -19,17 +19,20 @@ def say(line: str) -> None:
 class Meter:
     """Progress of `total` items, as a bar on a terminal and as lines elsewhere.
 
-    The rate counts the items of this run alone: what an earlier run had finished is `already`.
+    The rate counts the items of this run alone: what an earlier run had finished is `already`. A `silent` one says
+    nothing: of several processes one speaks.
     """
 
-    def __init__(self, task: str, *, total: int, already: int = 0, unit: str = "images"):
-        self._task, self._total, self._unit = task, total, unit
+    def __init__(
+        self, task: str, *, total: int, already: int = 0, unit: str = "images", silent: bool = False
+    ):
+        self._task, self._total, self._unit, self._silent = task, total, unit, silent
         self._already, self._done = already, already
         self._note = ""
         self._started_s = self._said_s = time.monotonic()
         console = Console(stderr=True)
         self._bar: Progress | None = None
-        if console.is_terminal:
+        if console.is_terminal and not silent:
             columns = (
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
@@ -55,7 +58,7 @@ class Meter:
         now_s = time.monotonic()
         if self._bar:
             self._bar.update(self._id, completed=self._done, rate=self._rate(now_s), note=note)
-        elif now_s - self._said_s >= LINE_EVERY_S:
+        elif now_s - self._said_s >= LINE_EVERY_S and not self._silent:
             self._said_s = now_s
             say(self._line(now_s))
 

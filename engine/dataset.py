@@ -11,7 +11,6 @@
 refused, so all that a folder ever holds is parts of one dataset. `_SUCCESS` is written when it is whole.
 """
 
-import fcntl
 import json
 import os
 import time
@@ -24,12 +23,12 @@ from typing import Any
 from d2r_fast.engine.card import render_card
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.files import STALE, disk_errors, remove_stale, write_atomic
+from d2r_fast.engine.folder_lock import LOCK, sign_lock, take_lock
 from d2r_fast.engine.marker import (
     CARD,
     COUNTS,
     DOCUMENT,
     EVENTS,
-    LOCK,
     SUCCESS,
     document_digest,
     dump,
@@ -74,9 +73,9 @@ class Dataset:
         _refuse_other(folder, wanted)
         # A document that the card cannot show must not come to light at the end of days of work.
         render_card(wanted, dict.fromkeys(COUNTS, 0))
-        lock = _take_lock(folder)
+        lock = take_lock(folder)
         try:
-            _sign(lock, folder)
+            sign_lock(lock, folder)
             _refuse_other(folder, wanted)
             remove_stale(folder)
             finished = frozenset(shard for shard, _ in _finished(folder, wanted))
@@ -220,33 +219,6 @@ def _refuse_other(folder: Path, wanted: Mapping[str, Any]) -> None:
             f"out {folder} holds another dataset: {'; '.join(found[:_SHOWN])}{more}. "
             "Give what it was made with, or an empty folder"
         )
-
-
-def _take_lock(folder: Path) -> int:
-    """Descriptor of the lock file, locked. The kernel unlocks it when the process ends, however it ends."""
-    path = folder / LOCK
-    with disk_errors(path, needed_bytes=64):
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.pread(lock, 256, 0).decode(errors="replace").strip() or "another process"
-        os.close(lock)
-        if isinstance(error, BlockingIOError):
-            raise RunError(
-                f"out {folder} is in use by {holder}: wait for it, or give another folder"
-            ) from None
-        raise RunError(
-            f"out {folder} cannot be locked ({error.strerror}): give a folder on a disk that has locks"
-        ) from None
-    return lock
-
-
-def _sign(lock: int, folder: Path) -> None:
-    """Say in the lock file who holds it, for the message that others get."""
-    with disk_errors(folder / LOCK, needed_bytes=64):
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
 
 
 def _finished(folder: Path, document: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -9,8 +9,7 @@ from pathlib import Path
 from d2r_fast.engine.console import say
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.files import disk_errors
-
-LOCK = ".lock"
+from d2r_fast.engine.folder_lock import LOCK
 
 
 @contextmanager

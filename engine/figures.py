@@ -1,22 +1,15 @@
-"""The report's charts as inline SVG that takes its colours and its typeface from the page around it.
+"""The report's charts as inline SVG in the colours of the page around it."""
 
-Matplotlib draws in stand-in colours, which are then replaced by the page's CSS variables: one drawing serves
-light and dark mode and print.
-"""
-
-import io
 import math
-import re
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from d2r_fast.engine.histogram import Histogram
+from d2r_fast.engine.svg import inline_svg
 
 FIRST, SECOND, TEXT, LINE = "#a10001", "#a10002", "#a10003", "#a10004"
 VARIABLES = {FIRST: "--first", SECOND: "--second", TEXT: "--muted", LINE: "--line"}
@@ -40,7 +33,7 @@ def cosine_chart(own: Histogram, between: Histogram) -> Markup:
     axes.set_xlim(max(-1.0, low - pad), min(1.0, high + pad))
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    return _inline(figure, "cosines")
+    return inline_svg(figure, "cosines", variables=VARIABLES)
 
 
 def t_chart(t: Histogram, alpha: float) -> Markup:
@@ -56,7 +49,7 @@ def t_chart(t: Histogram, alpha: float) -> Markup:
     axes.set_ylim(0, None)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    return _inline(figure, "t")
+    return inline_svg(figure, "t", variables=VARIABLES)
 
 
 def drift_chart(prototype: Sequence[Histogram], latent: Sequence[Histogram]) -> Markup:
@@ -73,7 +66,7 @@ def drift_chart(prototype: Sequence[Histogram], latent: Sequence[Histogram]) -> 
     axes.set_ylabel("cosine similarity", color=TEXT, fontsize=FONT_SIZE)
     axes.yaxis.grid(True, color=LINE, linewidth=0.7)
     axes.spines["left"].set_visible(False)
-    return _inline(figure, "drift")
+    return inline_svg(figure, "drift", variables=VARIABLES)
 
 
 def _axes(label: str) -> tuple[Figure, Axes]:
@@ -87,21 +80,3 @@ def _axes(label: str) -> tuple[Figure, Axes]:
     axes.tick_params(colors=TEXT, labelsize=FONT_SIZE, length=0, pad=4)
     axes.set_xlabel(label, color=TEXT, fontsize=FONT_SIZE)
     return figure, axes
-
-
-def _inline(figure: Figure, name: str) -> Markup:
-    """The drawing as an <svg> element: no size, no styles and no ids that could meet those of another one."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        FigureCanvasSVG(figure).print_svg(  # type: ignore[no-untyped-call]
-            buffer, metadata={"Date": None, "Creator": None}
-        )
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 var(--font)", svg)
-    for colour, variable in VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
-    return Markup(svg.replace("<svg", '<svg aria-hidden="true"', 1).strip())

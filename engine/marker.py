@@ -20,7 +20,6 @@ DOCUMENT = "dataset.json"
 EVENTS = "events.jsonl"
 CARD = "README.md"
 SUCCESS = "_SUCCESS"
-LOCK = ".lock"
 
 Format = Literal["webdataset", "imagefolder"]
 Status = Literal["written", "rejected", "failed"]

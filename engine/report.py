@@ -20,8 +20,9 @@ from d2r_fast.engine.config import Recipe
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.figures import cosine_chart, drift_chart, t_chart
 from d2r_fast.engine.files import check_out, write_atomic
+from d2r_fast.engine.folder_lock import LOCK
 from d2r_fast.engine.gallery import Exhibit, exhibits, render_picture
-from d2r_fast.engine.marker import CARD, DOCUMENT, EVENTS, LOCK, SUCCESS, read_document, shard_number
+from d2r_fast.engine.marker import CARD, DOCUMENT, EVENTS, SUCCESS, read_document, shard_number
 from d2r_fast.engine.models.card import RANDOM_LICENCE
 from d2r_fast.engine.summary import MAX_PROTOTYPES, Log, Summary, summarise
 
@@ -81,8 +82,9 @@ def render_page(summary: Summary, *, num_exhibits: int) -> str:
     template = environment.from_string(
         files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     )
+    style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
     return template.render(
-        name=summary.folder.resolve().name, summary=summary, document=summary.document,
+        style=style, name=summary.folder.resolve().name, summary=summary, document=summary.document,
         plan=summary.document["plan"], untrained=untrained(summary.document), exhibits=shown,
         renders_gone=renders_gone(shown), max_prototypes=MAX_PROTOTYPES, charts=charts(summary),
         pairs=pairs(summary), stages=stages(summary.log), first_try=first_try(summary),
