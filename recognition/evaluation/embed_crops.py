@@ -1,0 +1,145 @@
+"""Embed the crops of a benchmark: read ahead in threads, the network at once, mirror images added.
+
+An embedding is that of the crop plus that of its mirror image, neither of them normalised (InsightFace and
+AdaFace do the same in different words).
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2r_fast.engine.backends.threads import LoneThreads
+from d2r_fast.engine.console import Meter, say
+from d2r_fast.engine.decode import DecodeError
+from d2r_fast.engine.errors import RunError, UserError
+from d2r_fast.recognition.evaluation.crops import SIZE, Crops
+
+AHEAD = 2
+"""Batches that are read while one is embedded; with it they bound the memory."""
+_SHOWN = 3
+
+Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Crops uint8 (N, 112, 112, 3) RGB -> embeddings float32 (N, D), not normalised."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """`embeddings` (N, D), not normalised, rows of 0 where `readable` bool (N,) says that there is no image."""
+
+    embeddings: NDArray[np.floating]
+    readable: NDArray[np.bool_]
+
+    @property
+    def num_unreadable(self) -> int:
+        return int((~self.readable).sum())
+
+
+def embed_crops(
+    crops: Crops, embed: Embed, *, title: str, flip: bool = True, batch_size: int = 128,
+    max_unreadable: int = 0, dtype: type[np.float32] | type[np.float64] = np.float32,
+) -> Embedded:  # fmt: skip
+    """Embeddings of all crops, in their order; `dtype` is what mirror images are added in.
+
+    Raises:
+        UserError: more than `max_unreadable` images cannot be read; the line counts them and names the first.
+        RunError: an embedding that is not finite.
+    """
+    embeddings = np.zeros((len(crops), 0), dtype)
+    readable = np.zeros(len(crops), bool)
+    unreadable: list[str] = []
+    with Meter(title, total=len(crops)) as meter:
+        for start, batch in _batches(crops, batch_size):
+            found = [crop for crop in batch if not isinstance(crop, DecodeError)]
+            rows = start + np.flatnonzero([not isinstance(crop, DecodeError) for crop in batch])
+            unreadable += [
+                f"{crops.name(start + index)}: {crop}"
+                for index, crop in enumerate(batch)
+                if isinstance(crop, DecodeError)
+            ]
+            if found:
+                part = _sums(np.stack(found), embed, flip=flip, dtype=dtype)
+                _check_finite(part, rows, crops)
+                if not readable.any():
+                    embeddings = np.zeros((len(crops), part.shape[1]), dtype)
+                embeddings[rows], readable[rows] = part, True
+            meter.advance(len(batch), note=f"{len(unreadable)} unreadable" if unreadable else "")
+    _judge(title, unreadable, len(crops), max_unreadable)
+    return Embedded(embeddings, readable)
+
+
+def _sums(
+    crops: NDArray[np.uint8], embed: Embed, *, flip: bool, dtype: type[np.floating]
+) -> NDArray[np.floating]:
+    if not flip:
+        return embed(crops).astype(dtype)
+    both = embed(np.concatenate([crops, crops[:, :, ::-1]])).astype(dtype, copy=False)
+    total: NDArray[np.floating] = both[: len(crops)] + both[len(crops) :]
+    return total
+
+
+def _check_finite(embeddings: NDArray[np.floating], rows: NDArray[np.int64], crops: Crops) -> None:
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    if len(bad):
+        raise RunError(
+            f"the embedding of {crops.name(int(rows[bad[0]]))} is not finite: the network is damaged, or needs "
+            "--precision fp32"
+        )
+
+
+def _judge(title: str, unreadable: list[str], num_crops: int, limit: int) -> None:
+    if not unreadable:
+        return
+    named = "; ".join(unreadable[:_SHOWN]) + ("; ..." if len(unreadable) > _SHOWN else "")
+    if len(unreadable) > limit or len(unreadable) == num_crops:
+        raise UserError(
+            f"{title}: {len(unreadable):,} of {num_crops:,} images cannot be read and {limit} may be left out "
+            f"({named}): get them again, or raise --max-unreadable"
+        )
+    say(f"{title}: {len(unreadable):,} of {num_crops:,} images cannot be read and are left out ({named})")
+
+
+_Read = NDArray[np.uint8] | DecodeError
+
+
+def _batches(crops: Crops, size: int) -> Iterator[tuple[int, list[_Read]]]:
+    """Start and content of each batch, read in threads ahead of use."""
+    pending: deque[tuple[int, list[Future[_Read]]]] = deque()
+    readers = _Readers(len(os.sched_getaffinity(0)))
+    try:
+        for start in range(0, len(crops), size):
+            rows = range(start, min(start + size, len(crops)))
+            pending.append((start, [readers.submit(crops, row) for row in rows]))
+            if len(pending) > AHEAD:
+                yield _collect(*pending.popleft())
+        while pending:
+            yield _collect(*pending.popleft())
+    finally:
+        readers.close()
+
+
+class _Readers(LoneThreads):
+    """A thread per core; torch aligns in each alone, as several threads of several each would stand in line."""
+
+    def submit(self, crops: Crops, row: int) -> Future[_Read]:
+        return self._pool.submit(_read, crops, row)
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _collect(start: int, futures: list[Future[_Read]]) -> tuple[int, list[_Read]]:
+    return start, [future.result() for future in futures]
+
+
+def _read(crops: Crops, index: int) -> _Read:
+    try:
+        crop = crops.read(index)
+    except DecodeError as error:
+        return error
+    assert crop.shape == (SIZE, SIZE, 3), crop.shape
+    return crop

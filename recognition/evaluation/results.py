@@ -1,0 +1,259 @@
+"""What an evaluation found: one SuiteResult per benchmark, and results.json, the file that holds them.
+
+One run is written as {suite: {"accuracy", "std", "folds", "thresholds", "tar_at_far", "eer", ...}}, several runs
+(seeds) as {"runs": {name: what one run is written as}, "mean": {suite: ...}, "std": {suite: ...}}, where std is
+the sample standard deviation over the runs (ddof 1). All numbers are fractions, never percent; null is what was
+not measured or not reached. There is no NaN.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.files import disk_errors, write_atomic
+
+if TYPE_CHECKING:
+    from d2r_fast.recognition.evaluation.roc import Roc
+
+RESULTS = "results.json"
+FARS = ("1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1")
+"""False accept rates that a TAR is reported at, as keys of `tar_at_far`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteResult:
+    """One network on one benchmark. Rates are fractions in [0, 1].
+
+    Raises:
+        ValueError: a rate is NaN, infinite or outside [0, 1]: what is not known is None.
+    """
+
+    suite: str
+    accuracy: float | None = None
+    """Mean accuracy over the folds; RFW: mean over the races; None for template benchmarks."""
+    std: float | None = None
+    """Population standard deviation over the folds; RFW: over the races."""
+    folds: tuple[float, ...] = ()
+    """Accuracy of each fold, at the threshold chosen on the others."""
+    thresholds: tuple[float, ...] = ()
+    """The folds' thresholds on the squared L2 distance of unit vectors, in [0, 4]."""
+    tar_at_far: dict[str, float | None] = field(default_factory=dict)
+    """True accept rate by false accept rate ("1e-4"); None where there are too few impostor pairs for it."""
+    eer: float | None = None
+    """Equal error rate."""
+    num_genuine: int = 0
+    num_impostor: int = 0
+    num_unreadable: int = 0
+    """Images that could not be decoded."""
+    fusion: str | None = None
+    """Template benchmarks: which of flip, norm and detector score weighed in, as F1N1D0."""
+    races: "dict[str, SuiteResult]" = field(default_factory=dict)
+    """RFW: one result per race."""
+    roc: "Roc | None" = field(default=None, compare=False, repr=False)
+    seconds: float = field(default=0.0, compare=False)
+    """How long the evaluation took."""
+
+    def __post_init__(self) -> None:
+        rates = {"accuracy": self.accuracy, "std": self.std, "eer": self.eer}
+        rates |= {f"fold {index}": rate for index, rate in enumerate(self.folds)}
+        rates |= {f"TAR at FAR {far}": rate for far, rate in self.tar_at_far.items()}
+        for name, rate in rates.items():
+            if rate is not None and not 0.0 <= rate <= 1.0:
+                raise ValueError(f"{self.suite}: {name} is {rate}: give a fraction in [0, 1], or None")
+        if not all(map(math.isfinite, self.thresholds)):
+            raise ValueError(f"{self.suite}: a threshold is not finite")
+
+
+Run = Mapping[str, SuiteResult]
+"""Results of one network by suite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistic:
+    """A number over several runs: mean, sample standard deviation (ddof 1; None below two runs), their count."""
+
+    mean: float | None
+    std: float | None
+    num: int
+
+
+def statistic(values: Sequence[float | None]) -> Statistic:
+    """Mean and spread of one number over runs; unknown as a whole where it is unknown in one of them."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return Statistic(None, None, len(values))
+    return Statistic(mean(known), stdev(known) if len(known) > 1 else None, len(known))
+
+
+def by_run(results: Sequence[SuiteResult] | Mapping[str, Sequence[SuiteResult]]) -> dict[str, Run]:
+    """Results by run, then by suite. A bare list is one run without a name.
+
+    Raises:
+        ValueError: a run has a suite twice.
+    """
+    runs = results if isinstance(results, Mapping) else {"": results}
+    sorted_out: dict[str, Run] = {}
+    for name, found in runs.items():
+        sorted_out[name] = {result.suite: result for result in found}
+        if len(sorted_out[name]) < len(found):
+            raise ValueError(f"run {name!r} has a suite twice")
+    return sorted_out
+
+
+def suites_of(runs: Mapping[str, Run]) -> list[str]:
+    """Every suite that some run has, in the order of appearance."""
+    return list(dict.fromkeys(suite for run in runs.values() for suite in run))
+
+
+def having(runs: Mapping[str, Run], suite: str) -> list[SuiteResult]:
+    """The results on one suite, of the runs that have it."""
+    return [run[suite] for run in runs.values() if suite in run]
+
+
+def encode_results(runs: Mapping[str, Run]) -> dict[str, Any]:
+    """The content of results.json."""
+    encoded = {
+        name: {suite: encode_suite(result) for suite, result in run.items()} for name, run in runs.items()
+    }
+    if len(encoded) == 1:
+        return next(iter(encoded.values()))
+    spread = {suite: _statistics(having(runs, suite)) for suite in suites_of(runs)}
+    return {
+        "runs": encoded,
+        "mean": {suite: _pick(found, "mean") for suite, found in spread.items()},
+        "std": {suite: _pick(found, "std") for suite, found in spread.items()},
+    }
+
+
+def encode_suite(result: SuiteResult) -> dict[str, Any]:
+    """One suite as results.json has it. Curves and times are no part of it: they are not results."""
+    entry: dict[str, Any] = {
+        "accuracy": result.accuracy,
+        "std": result.std,
+        "folds": list(result.folds),
+        "thresholds": list(result.thresholds),
+        "tar_at_far": dict(result.tar_at_far),
+        "eer": result.eer,
+        "num_genuine": result.num_genuine,
+        "num_impostor": result.num_impostor,
+        "num_unreadable": result.num_unreadable,
+    }
+    if result.fusion is not None:
+        entry["fusion"] = result.fusion
+    if result.races:
+        entry["races"] = {race: encode_suite(found) for race, found in result.races.items()}
+    return entry
+
+
+def decode_suite(suite: str, entry: Mapping[str, Any]) -> SuiteResult:
+    """The inverse of `encode_suite`: everything but the curve and the time."""
+    return SuiteResult(
+        suite=suite,
+        accuracy=entry["accuracy"],
+        std=entry["std"],
+        folds=tuple(entry["folds"]),
+        thresholds=tuple(entry["thresholds"]),
+        tar_at_far=dict(entry["tar_at_far"]),
+        eer=entry["eer"],
+        num_genuine=entry["num_genuine"],
+        num_impostor=entry["num_impostor"],
+        num_unreadable=entry["num_unreadable"],
+        fusion=entry.get("fusion"),
+        races={race: decode_suite(race, found) for race, found in entry.get("races", {}).items()},
+    )
+
+
+def to_json(document: Mapping[str, Any]) -> bytes:
+    """Strict JSON, ending in a line break.
+
+    Raises:
+        ValueError: there is a NaN or an infinity in it.
+    """
+    return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def read_results(path: Path) -> dict[str, Run]:
+    """Results by run and suite from results.json, or from the folder that holds it; one run is named "".
+
+    Raises:
+        UserError: the file is not there, is no JSON, or is not of this form.
+    """
+    file = path / RESULTS if path.is_dir() else path
+    try:
+        document = json.loads(file.read_bytes())
+        return {name: _decode_run(run) for name, run in document.get("runs", {"": document}).items()}
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be read ({error.strerror}): give the --out of an evaluation"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} holds no results of `d2r-fast evaluate`: evaluate again") from error
+
+
+def write_results(
+    out: Path,
+    results: Sequence[SuiteResult] | Mapping[str, Sequence[SuiteResult]],
+    *,
+    about: Mapping[str, Any],
+) -> None:
+    """Write everything an evaluation leaves into folder `out`, which exists; results.json comes last.
+
+    results.json, about.json (what was evaluated and how), table.md, table.tex, roc.csv, roc.png, roc.svg (where
+    there is a curve) and page.html. Nothing is left that says results.json while the rest is of another run.
+
+    Args:
+        out: the folder; files of an earlier evaluation in it are replaced.
+        results: of one run, or by run (seeds) of several; a suite is shown in the order given.
+        about: what can be told as JSON. Known keys: "name", the label of our rows, and "skipped" ({suite: why it
+            was not evaluated}); every other one is listed in the page as it is.
+
+    Raises:
+        RunError: the disk is full.
+        UserError: the folder may not be written to.
+    """
+    from d2r_fast.recognition.evaluation.page import render_files  # the page is made of results
+
+    runs = by_run(results)
+    rendered = render_files(runs, about=about)
+    final = to_json(encode_results(runs))
+    with disk_errors(out):
+        for name in (RESULTS, "roc.png", "roc.svg"):
+            (out / name).unlink(missing_ok=True)
+    for name, data in rendered.items():
+        write_atomic(out / name, data)
+    write_atomic(out / RESULTS, final)
+
+
+def _decode_run(run: Mapping[str, Any]) -> Run:
+    return {suite: decode_suite(suite, entry) for suite, entry in run.items()}
+
+
+def _statistics(results: Sequence[SuiteResult]) -> dict[str, Any]:
+    """The numbers of one suite over its runs, in the shape of an entry."""
+    fars = dict.fromkeys(far for result in results for far in result.tar_at_far)
+    races = dict.fromkeys(race for result in results for race in result.races)
+    found: dict[str, Any] = {
+        "accuracy": statistic([result.accuracy for result in results]),
+        "std": statistic([result.std for result in results]),
+        "tar_at_far": {far: statistic([result.tar_at_far.get(far) for result in results]) for far in fars},
+        "eer": statistic([result.eer for result in results]),
+        "num_runs": len(results),
+    }
+    if races:
+        found["races"] = {
+            race: _statistics([result.races[race] for result in results if race in result.races])
+            for race in races
+        }
+    return found
+
+
+def _pick(found: Any, name: str) -> Any:
+    """The same shape with one number of each statistic."""
+    if isinstance(found, Statistic):
+        return getattr(found, name)
+    return {key: _pick(value, name) for key, value in found.items()} if isinstance(found, dict) else found

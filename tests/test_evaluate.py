@@ -1,0 +1,391 @@
+"""The evaluate command on small benchmarks: networks of every kind, resuming, seeds, and what can be wrong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from d2r_fast.engine.decode import DecodeError
+from d2r_fast.engine.errors import RunError, UserError
+from d2r_fast.engine.files import write_atomic
+from d2r_fast.recognition.backbone import build_backbone
+from d2r_fast.recognition.backbone_config import BackboneConfig
+from d2r_fast.recognition.evaluation import evaluate as module
+from d2r_fast.recognition.evaluation.bin_file import BinPairs, read_bin, write_bin
+from d2r_fast.recognition.evaluation.config import EvaluateConfig
+from d2r_fast.recognition.evaluation.crops import EncodedCrops, to_side
+from d2r_fast.recognition.evaluation.embed_crops import embed_crops
+from d2r_fast.recognition.evaluation.finished import hold, load_result, save_result
+from d2r_fast.recognition.evaluation.fusion import parse_fusion
+from d2r_fast.recognition.evaluation.pairs import pairs_of_bin, verify_pairs
+from d2r_fast.recognition.evaluation.results import by_run, encode_results, to_json
+from d2r_fast.recognition.evaluation.suites import Settings, find_suites
+from d2r_fast.recognition.network_file import save_network
+
+from .fakebench import CoarsePixels, encode, face, make_bin, make_ijb, make_rfw, pair_list, write_onnx
+
+SETTINGS = Settings(flip=True, fusion=parse_fusion("adaface"), batch_size=8, max_unreadable=0)
+
+
+@pytest.fixture(scope="module")
+def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of each kind."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    for seed, name in enumerate(("lfw", "cfp_fp", "heldout")):
+        make_bin(folder / f"{name}.bin", num=20 + seed, seed=seed)
+    make_ijb(folder / "IJBB")
+    make_rfw(folder / "RFW" / "test")
+    return folder
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Path:
+    write_onnx(tmp_path / "coarse.onnx")
+    return tmp_path / "coarse.onnx"
+
+
+def evaluate(network: Path, **given: Any) -> int:
+    return module.evaluate(EvaluateConfig(network=network, **given))
+
+
+def results(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "results.json").read_bytes())
+    return found
+
+
+def loops(pairs: BinPairs, embeddings: NDArray[np.float64]) -> tuple[list[float], list[float]]:
+    """Ten folds by the book: accuracies and thresholds of contiguous folds."""
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    distances = ((unit[0::2] - unit[1::2]) ** 2).sum(axis=1)
+    accuracies, chosen = [], []
+    for test in np.array_split(np.arange(len(distances)), 10):
+        train = np.setdiff1d(np.arange(len(distances)), test)
+        grid = np.arange(0, 4, 0.01)
+        rates = [((distances[train] < threshold) == pairs.same[train]).mean() for threshold in grid]
+        chosen.append(grid[int(np.argmax(rates))])
+        accuracies.append(((distances[test] < chosen[-1]) == pairs.same[test]).mean())
+    return accuracies, chosen
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_pairs_equal_the_protocol_in_loops(benchmarks: Path, flip: bool) -> None:
+    found, network = read_bin(benchmarks / "cfp_fp.bin"), CoarsePixels()
+    crops = np.stack([EncodedCrops(found.images, "").read(row) for row in range(len(found.images))])
+    raw = network(crops).astype(np.float64) + (network(crops[:, :, ::-1]) if flip else 0)
+    accuracies, thresholds = loops(found, raw)
+    result = verify_pairs(pairs_of_bin(found, source="cfp_fp.bin"), network, suite="cfp_fp", flip=flip)
+    assert list(result.folds) == pytest.approx(accuracies)
+    assert list(result.thresholds) == pytest.approx(thresholds)
+    assert result.accuracy == pytest.approx(np.mean(accuracies))
+    assert result.std == pytest.approx(np.std(accuracies))
+    assert result.accuracy > 0.8, "patterns of one identity are alike"
+
+
+def test_mirror_images_are_added_raw() -> None:
+    """The sum weighs each by its length: not the same as adding unit vectors."""
+    crops = EncodedCrops([encode(face(1, 2))], "")
+    network = CoarsePixels()
+    pixels = crops.read(0)[None]
+    expected = network(pixels).astype(np.float64) + network(pixels[:, :, ::-1])
+    found = embed_crops(crops, network, title="", dtype=np.float64)
+    np.testing.assert_array_equal(found.embeddings, expected)
+
+
+def test_an_image_is_embedded_once() -> None:
+    shots, same = pair_list(30)
+    pairs = pairs_of_bin(BinPairs([encode(face(*shot)) for shot in shots], np.array(same)), source="")
+    network = CoarsePixels()
+    verify_pairs(pairs, network, suite="lfw")
+    assert network.num_crops == 2 * len(set(shots)) < 2 * len(shots)
+
+
+def test_batches_do_not_matter(benchmarks: Path) -> None:
+    pairs = pairs_of_bin(read_bin(benchmarks / "lfw.bin"), source="lfw.bin")
+    one, other = (
+        verify_pairs(pairs, CoarsePixels(), suite="lfw", batch_size=size) for size in (3, 64)
+    )  # fmt: skip
+    assert one == other
+
+
+def test_reading_leaves_torch_its_threads(benchmarks: Path) -> None:
+    before = torch.get_num_threads()
+    (suite,) = find_suites(benchmarks, ["ijbb"])
+    suite.measure(CoarsePixels(), SETTINGS)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("side", [56, 96, 150, 300])
+def test_other_sizes_are_resized_as_insightface_does(side: int) -> None:
+    image = face(3, 1, size=side)
+    expected = cv2.resize(image, (112, 112), interpolation=cv2.INTER_CUBIC)
+    assert np.abs(to_side(image).astype(int) - expected).max() <= 1
+    with pytest.raises(DecodeError, match="square"):
+        to_side(image[:-1])
+
+
+def test_unreadable_images(tmp_path: Path) -> None:
+    make_bin(tmp_path / "lfw.bin", num=20)
+    good = read_bin(tmp_path / "lfw.bin")
+    images = [b"broken" if index in (0, 13) else image for index, image in enumerate(good.images)]
+    pairs = pairs_of_bin(BinPairs(images, good.same), source="lfw.bin")
+    lost = 1  # two broken images of the same bytes are one
+    with pytest.raises(
+        UserError, match=r"lfw: 1 of \d+ images cannot be read and 0 may.*image 0 of lfw\.bin: not a"
+    ):
+        verify_pairs(pairs, CoarsePixels(), suite="lfw")
+    found = verify_pairs(pairs, CoarsePixels(), suite="lfw", max_unreadable=lost)
+    kept = np.ones(20, bool)
+    kept[[0, 6]] = False
+    fewer = BinPairs([image for index, image in enumerate(good.images) if kept[index // 2]], good.same[kept])
+    alone = verify_pairs(pairs_of_bin(fewer, source=""), CoarsePixels(), suite="lfw")
+    assert (found.folds, found.thresholds, found.num_unreadable) == (alone.folds, alone.thresholds, lost)
+
+
+def test_nothing_readable_is_no_result() -> None:
+    pairs = pairs_of_bin(BinPairs([b"a", b"b"] * 10, np.array([True, False] * 5)), source="x.bin")
+    with pytest.raises(UserError, match="2 of 2 images"):
+        verify_pairs(pairs, CoarsePixels(), suite="x", max_unreadable=100)
+
+
+def test_embeddings_that_are_not_finite(benchmarks: Path) -> None:
+    def broken(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.full((len(crops), 4), np.nan, np.float32)
+
+    pairs = pairs_of_bin(read_bin(benchmarks / "lfw.bin"), source="lfw.bin")
+    with pytest.raises(RunError, match=r"image 0 of lfw\.bin is not finite"):
+        verify_pairs(pairs, broken, suite="lfw")
+
+
+def test_pairs_of_one_kind_are_named(tmp_path: Path) -> None:
+    write_bin(tmp_path / "lfw.bin", [encode(face(row, 0)) for row in range(24)], [False] * 12)
+    with pytest.raises(UserError, match="lfw: all 12 pairs are of two people"):
+        verify_pairs(pairs_of_bin(read_bin(tmp_path / "lfw.bin"), source=""), CoarsePixels(), suite="lfw")
+
+
+def test_every_suite_of_a_folder(benchmarks: Path, network: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert evaluate(network, benchmarks=benchmarks, out=out, device="cpu", ijb_fusion="adaface") == 0
+    found = results(out)
+    assert {"lfw", "cfp_fp", "ijbb", "rfw", "heldout"} <= set(found)
+    for suite in ("lfw", "cfp_fp", "heldout"):
+        assert len(found[suite]["folds"]) == len(found[suite]["thresholds"]) == 10
+        assert found[suite]["accuracy"] == pytest.approx(np.mean(found[suite]["folds"]))
+        assert found[suite]["accuracy"] > 0.7
+    assert found["ijbb"]["fusion"] == "F1N1D0"
+    assert found["ijbb"]["tar_at_far"]["1e-6"] is None
+    assert set(found["rfw"]["races"]) == {"African", "Asian", "Caucasian", "Indian"}
+    for name in ("table.md", "table.tex", "page.html", "roc.png", "roc.svg"):
+        assert (out / name).stat().st_size > 200, name
+
+
+def test_suites_in_the_order_of_reports(benchmarks: Path) -> None:
+    assert [suite.name for suite in find_suites(benchmarks)] == ["lfw", "cfp_fp", "ijbb", "rfw", "heldout"]
+    assert [suite.name for suite in find_suites(benchmarks, ["rfw", "lfw"])] == ["rfw", "lfw"]
+
+
+def test_torch_network(benchmarks: Path, tmp_path: Path) -> None:
+    config = BackboneConfig(name="ir_18", width=0.125, embedding_dim=32)
+    (tmp_path / "run").mkdir()
+    save_network(tmp_path / "run", build_backbone(config, seed=0), config, about={})
+    evaluate(
+        tmp_path / "run",
+        benchmarks=benchmarks,
+        suite="lfw",
+        out=tmp_path / "out",
+        device="cpu",
+        batch_size=16,
+    )
+    assert results(tmp_path / "out")["lfw"]["num_genuine"] == 10
+
+
+class Counting:
+    """Counts the crops that are embedded, and has results.json alone written: pages take a second each."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.network = CoarsePixels()
+        monkeypatch.setattr(module, "open_embedder", lambda path, **settings: self.network)
+        monkeypatch.setattr(module, "write_results", self._write)
+
+    @staticmethod
+    def _write(out: Path, found: Any, *, about: dict[str, Any]) -> None:
+        write_atomic(out / "results.json", to_json(encode_results(by_run(found))))
+
+    def since(self) -> int:
+        number, self.network.num_crops = self.network.num_crops, 0
+        return number
+
+
+def test_finished_suites_are_not_run_again(
+    benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counting, out = Counting(monkeypatch), tmp_path / "out"
+    evaluate(tmp_path, benchmarks=benchmarks, suite="lfw,ijbb,rfw", out=out)
+    assert counting.since() > 0
+    first = results(out)
+    capsys.readouterr()
+    evaluate(tmp_path, benchmarks=benchmarks, suite="lfw,ijbb,rfw", out=out)
+    assert counting.since() == 0
+    assert capsys.readouterr().err.count("finished earlier") == 3
+    assert results(out) == first
+    evaluate(tmp_path, benchmarks=benchmarks, suite="lfw,cfp_fp", out=out)
+    assert counting.since() == 2 * len(pairs_of_bin(read_bin(benchmarks / "cfp_fp.bin"), source="").crops)
+
+
+def test_settings_that_matter_are_measured_again(
+    benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting, out = Counting(monkeypatch), tmp_path / "out"
+    run = {"benchmarks": benchmarks, "out": out, "suite": "lfw,ijbb"}
+    evaluate(tmp_path, **run)
+    both = counting.since()
+    evaluate(tmp_path, **run, ijb_fusion="adaface")
+    assert 0 < counting.since() < both, "fusion decides IJB alone"
+    evaluate(tmp_path, **run, batch_size=7)
+    assert counting.since() == 0, "batches decide nothing"
+    evaluate(tmp_path, **run, no_flip=True)
+    assert counting.since() > 0
+
+
+def test_a_changed_benchmark_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counting, out = Counting(monkeypatch), tmp_path / "out"
+    make_bin(tmp_path / "lfw.bin", num=20)
+    evaluate(tmp_path, benchmarks=tmp_path, out=out)
+    assert counting.since() > 0
+    make_bin(tmp_path / "lfw.bin", num=21)
+    evaluate(tmp_path, benchmarks=tmp_path, out=out)
+    assert counting.since() > 0
+    assert results(out)["lfw"]["num_impostor"] == 11
+
+
+def test_a_stopped_run_goes_on(benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counting, out = Counting(monkeypatch), tmp_path / "out"
+    shots, same = pair_list(20)
+    broken = tmp_path / "benchmarks"
+    broken.mkdir()
+    (broken / "lfw.bin").write_bytes((benchmarks / "lfw.bin").read_bytes())
+    write_bin(broken / "cfp_fp.bin", [b"?"] + [encode(face(*shot)) for shot in shots[1:]], same)
+    with pytest.raises(UserError, match="cfp_fp: 1 of"):
+        evaluate(tmp_path, benchmarks=broken, out=out)
+    assert not (out / "results.json").exists()
+    counting.since()
+    evaluate(tmp_path, benchmarks=broken, out=out, max_unreadable=1)
+    assert 0 < counting.since() <= 2 * len(set(shots)), "lfw is not run again"
+    assert results(out)["cfp_fp"]["num_unreadable"] == 1
+    with pytest.raises(UserError, match="cfp_fp: 1 of"):
+        evaluate(tmp_path, benchmarks=broken, out=out, max_unreadable=0)
+
+
+def test_a_finished_result_comes_back_whole(benchmarks: Path, tmp_path: Path) -> None:
+    for suite in find_suites(benchmarks, ["rfw", "lfw"]):
+        result = suite.measure(CoarsePixels(), SETTINGS)
+        save_result(tmp_path / "a.npz", result)
+        found = load_result(tmp_path / "a.npz", suite.name)
+        assert found == result
+        assert found is not None
+        assert found.seconds == result.seconds
+        for one, other in (
+            (found, result),
+            *((found.races[race], result.races[race]) for race in result.races),
+        ):
+            assert (one.roc is None) == (other.roc is None)
+            if one.roc is not None and other.roc is not None:
+                np.testing.assert_array_equal(one.roc.thresholds, other.roc.thresholds)
+                np.testing.assert_array_equal(one.roc.tar, other.roc.tar)
+                assert one.roc.num_impostor == other.roc.num_impostor
+
+
+def test_a_damaged_finished_result_is_measured_again(
+    benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counting, out = Counting(monkeypatch), tmp_path / "out"
+    evaluate(tmp_path, benchmarks=benchmarks, out=out, suite="lfw")
+    before, first = counting.since(), results(out)
+    (path,) = (out / "finished").glob("lfw.*.npz")
+    path.write_bytes(path.read_bytes()[:200])
+    evaluate(tmp_path, benchmarks=benchmarks, out=out, suite="lfw")
+    assert counting.since() == before
+    assert "is damaged" in capsys.readouterr().err
+    assert results(out) == first
+
+
+def test_seeds(benchmarks: Path, tmp_path: Path) -> None:
+    for seed in (10, 2):
+        folder = tmp_path / "run" / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        config = BackboneConfig(name="ir_18", width=0.125, embedding_dim=16)
+        save_network(folder, build_backbone(config, seed=seed), config, about={})
+    evaluate(
+        tmp_path / "run",
+        benchmarks=benchmarks,
+        out=tmp_path / "out",
+        suite="lfw",
+        device="cpu",
+        batch_size=16,
+    )
+    found = results(tmp_path / "out")
+    assert list(found["runs"]) == ["seed-2", "seed-10"]
+    accuracies = [found["runs"][run]["lfw"]["accuracy"] for run in found["runs"]]
+    assert found["mean"]["lfw"]["accuracy"] == pytest.approx(np.mean(accuracies))
+    assert found["std"]["lfw"]["accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
+
+
+def test_results_of_another_network_stay(benchmarks: Path, tmp_path: Path, network: Path) -> None:
+    out = tmp_path / "out"
+    evaluate(network, benchmarks=benchmarks, out=out, suite="lfw", device="cpu")
+    before = results(out)
+    write_onnx(network, seed=1)
+    with pytest.raises(UserError, match=r"results of other networks \(coarse\.onnx"):
+        evaluate(network, benchmarks=benchmarks, out=out, suite="lfw", device="cpu")
+    assert results(out) == before
+
+
+def test_a_sidecar_is_part_of_a_network(benchmarks: Path, tmp_path: Path, network: Path) -> None:
+    out = tmp_path / "out"
+    evaluate(network, benchmarks=benchmarks, out=out, suite="lfw", device="cpu")
+    network.with_suffix(".json").write_text(
+        '{"channels": "bgr", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}'
+    )
+    with pytest.raises(UserError, match="results of other networks"):
+        evaluate(network, benchmarks=benchmarks, out=out, suite="lfw", device="cpu")
+
+
+def test_another_run_is_at_work(benchmarks: Path, network: Path, tmp_path: Path) -> None:
+    with hold(tmp_path / "out"), pytest.raises(RunError, match="another process evaluates"):
+        evaluate(network, benchmarks=benchmarks, out=tmp_path / "out", suite="lfw", device="cpu")
+    evaluate(network, benchmarks=benchmarks, out=tmp_path / "out", suite="lfw", device="cpu")
+
+
+def test_what_is_not_there(benchmarks: Path, network: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"no calfw, ijbc \(looked for calfw\.bin; IJBC/meta or ijbc/meta\).*lfw, cfp_fp"
+    ):
+        evaluate(network, benchmarks=benchmarks, out=tmp_path / "out", suite="lfw,calfw,ijbc")
+    with pytest.raises(UserError, match="is no folder"):
+        evaluate(network, benchmarks=tmp_path / "none", out=tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no benchmark"):
+        evaluate(network, benchmarks=tmp_path / "empty", out=tmp_path / "out")
+    with pytest.raises(UserError, match="none"):
+        evaluate(tmp_path / "none.onnx", benchmarks=benchmarks, out=tmp_path / "out", device="cpu")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is not a folder"):
+        evaluate(network, benchmarks=benchmarks, out=tmp_path / "file", device="cpu")
+
+
+def test_a_network_for_other_crops(benchmarks: Path, tmp_path: Path) -> None:
+    write_onnx(tmp_path / "large.onnx", size=128)
+    with pytest.raises(UserError, match="takes crops of 128x128"):
+        evaluate(tmp_path / "large.onnx", benchmarks=benchmarks, out=tmp_path / "out", device="cpu")
+
+
+def test_settings_are_checked_at_once(tmp_path: Path) -> None:
+    given = {"network": tmp_path, "benchmarks": tmp_path, "out": tmp_path}
+    assert EvaluateConfig(**given, suite="lfw, ijbc", ijb_fusion="F0N1D1").suite == "lfw, ijbc"
+    for wrong in ({"ijb_fusion": "F2"}, {"suite": "lfw,lfw"}, {"suite": "lfw,"}, {"max_unreadable": -1}):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            EvaluateConfig(**given, **wrong)
