@@ -1,0 +1,182 @@
+"""The folder of a training run: what the run is, how far it is, and who may write to it.
+
+run.json            recipe, data and versions: a run that would train anything else is refused
+metrics.jsonl       a line for every so many steps, and one for every epoch
+checkpoint.pt       weights, momenta and place, replaced whole
+best/               the network of the best epoch so far, where there are benchmarks
+model.safetensors, config.json    the network that came out
+_SUCCESS            written last
+"""
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from d2r_fast.engine.dataset import differences
+from d2r_fast.engine.errors import RunError, UserError
+from d2r_fast.engine.files import STALE, disk_errors, remove_stale, write_atomic
+from d2r_fast.engine.folder_lock import LOCK, sign_lock, take_lock
+from d2r_fast.engine.marker import dump, dump_line
+
+RUN, METRICS, CHECKPOINT, BEST, SUCCESS = "run.json", "metrics.jsonl", "checkpoint.pt", "best", "_SUCCESS"
+_SHOWN = 8
+
+
+class RunFolder:
+    """A run's folder, held by this process until closed."""
+
+    def __init__(self, folder: Path, lock: int) -> None:
+        self.folder = folder
+        self._lock = lock
+
+    @classmethod
+    def open(cls, folder: Path, document: Mapping[str, Any]) -> "RunFolder":
+        """Take the folder for the run that `document` describes; make it if need be.
+
+        Raises:
+            UserError: it is a file, holds something else, or another run (the line names the differences).
+            RunError: another process has it, or the disk is full.
+        """
+        wanted = json.loads(dump(document))
+        make_folder(folder)
+        _refuse_foreign(folder)
+        _refuse_other(folder, wanted)
+        lock = take_lock(folder)
+        try:
+            sign_lock(lock, folder)
+            _refuse_other(folder, wanted)
+            remove_stale(folder)
+            if not (folder / RUN).exists():
+                write_atomic(folder / RUN, dump(wanted))
+        except BaseException:
+            os.close(lock)
+            raise
+        return cls(folder, lock)
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / SUCCESS).exists()
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / CHECKPOINT
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Replace the checkpoint."""
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        write_atomic(self.checkpoint, buffer.getvalue())
+
+    def begin(self, step: int) -> None:
+        """Forget the metrics of steps after `step`, which will be done again; all of them where it is 0."""
+        path = self.folder / METRICS
+        if not path.exists():
+            return
+        kept = [line for line in path.read_bytes().splitlines(keepends=True) if _is_before(line, step)]
+        write_atomic(path, b"".join(kept))
+
+    def log(self, **values: Any) -> None:
+        """Append a line to metrics.jsonl."""
+        line = dump_line(values)
+        path = self.folder / METRICS
+        with disk_errors(path, needed_bytes=len(line)), path.open("ab", buffering=0) as file:
+            file.write(line)
+
+    def finish(self) -> None:
+        write_atomic(self.folder / SUCCESS, b"")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._lock)
+
+
+def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """The state saved last; None where there is none.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch.load raises whatever its parsers do
+        reason = (str(error).splitlines() or ["unreadable"])[0]
+        raise RunError(
+            f"{path} is damaged ({reason}): delete it to start this run again from the first step"
+        ) from None
+    return state
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl, oldest first; one that a kill cut short is passed over."""
+    path = folder / METRICS
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if _is_whole(line)]
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results.
+
+    Raises:
+        UserError: a file is in the way, or nothing may be written there.
+    """
+    try:
+        with disk_errors(folder, needed_bytes=4096):
+            folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"out {folder} is a file or lies in one: give a folder") from None
+
+
+def clear_folder(folder: Path) -> None:
+    """Delete a folder of results that will be written anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if (folder / RUN).exists():
+        return
+    foreign = sorted(p.name for p in folder.iterdir() if p.name != LOCK and not STALE.match(p.name))
+    if foreign:
+        raise UserError(
+            f"out {folder} holds {foreign[0]} and no {RUN}, so it is no training run of d2r-fast: give an empty folder"
+        )
+
+
+def _refuse_other(folder: Path, wanted: Mapping[str, Any]) -> None:
+    path = folder / RUN
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError:
+        raise UserError(f"{path} is damaged: put the original back, or give an empty folder") from None
+    differing = differences(found, wanted)
+    if differing:
+        more = f"; and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+        raise UserError(
+            f"out {folder} holds another run: {'; '.join(differing[:_SHOWN])}{more}. "
+            "Give what it was started with, or an empty folder"
+        )
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _is_before(line: bytes, step: int) -> bool:
+    return _is_whole(line) and line.endswith(b"\n") and json.loads(line).get("step", 0) <= step
