@@ -1,0 +1,96 @@
+"""Aligned crops of a training set: which to look at, and their pixels."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2r_fast.engine.decode import DecodeError, decode
+from d2r_fast.recognition.evaluation.crops import to_side
+from d2r_fast.recognition.training.training_set import TrainingSet
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """An image that could not be used, by its key, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ChosenCrops:
+    """The images of a set at `indices` (N,), as crops of 112x112; what cannot be read is remembered."""
+
+    images: TrainingSet
+    indices: NDArray[np.int64]
+    _reasons: dict[int, str] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        """The image's key."""
+        return self.images.key(int(self.indices[index]))
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """The crop, uint8 (112,112,3) RGB; a square image of another size is resized.
+
+        Raises:
+            DecodeError: it cannot be read, is no image, or not square.
+        """
+        try:
+            return to_side(decode(self.images.read(int(self.indices[index]))))
+        except DecodeError as error:
+            self._reasons[index] = error.reason
+            raise
+        except OSError as error:
+            self._reasons[index] = error.strerror or "cannot be read"
+            raise DecodeError(self._reasons[index]) from None
+
+    def try_read(self, index: int) -> NDArray[np.uint8] | None:
+        """The same; None where it cannot be read."""
+        try:
+            return self.read(index)
+        except DecodeError:
+            return None
+
+    @property
+    def unusable(self) -> tuple[Unusable, ...]:
+        """What could not be read so far, in the order of the set."""
+        return tuple(Unusable(self.name(index), self._reasons[index]) for index in sorted(self._reasons))
+
+
+def choose_images(images: TrainingSet, *, per_identity: int | None, seed: int) -> NDArray[np.int64]:
+    """Indices, ascending, of all images, or of at most `per_identity` of each class.
+
+    Which ones depends on the seed and the images' keys alone: those whose hash is lowest.
+    """
+    labels = images.labels
+    if per_identity is None:
+        return np.arange(len(labels))
+    order = np.lexsort((_hashes(images, seed), labels))
+    starts = np.searchsorted(labels[order], labels[order])
+    return np.sort(order[np.arange(len(order)) - starts < per_identity])
+
+
+def choose_any(images: TrainingSet, *, num: int, seed: int) -> NDArray[np.int64]:
+    """Indices, ascending, of `num` images, or of all if there are no more: those whose hash is lowest."""
+    if len(images.labels) <= num:
+        return np.arange(len(images.labels))
+    return np.sort(np.argsort(_hashes(images, seed), kind="stable")[:num])
+
+
+def _hashes(images: TrainingSet, seed: int) -> NDArray[np.uint64]:
+    texts = (f"{seed} {images.key(index)}".encode() for index in range(len(images.labels)))
+    digests = (hashlib.blake2b(text, digest_size=8).digest() for text in texts)
+    return np.array([int.from_bytes(digest) for digest in digests], np.uint64)
+
+
+def read_crops(crops: ChosenCrops) -> NDArray[np.uint8]:
+    """All of them that can be read: uint8 (N,112,112,3) RGB."""
+    with ThreadPoolExecutor() as pool:
+        found = [crop for crop in pool.map(crops.try_read, range(len(crops))) if crop is not None]
+    return np.stack(found) if found else np.empty((0, 112, 112, 3), np.uint8)
