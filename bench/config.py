@@ -7,8 +7,10 @@ from pydantic import Field
 
 from d2r_fast.engine.config import Backend, Frozen, Precision
 
-Section = Literal["networks", "detector", "paths", "scheduler", "pipeline", "kernels"]
-SECTIONS: tuple[Section, ...] = ("networks", "detector", "paths", "scheduler", "pipeline", "kernels")
+Section = Literal["networks", "detector", "paths", "scheduler", "pipeline", "kernels", "recognition"]
+SECTIONS: tuple[Section, ...] = (
+    "networks", "detector", "paths", "scheduler", "pipeline", "kernels", "recognition",
+)  # fmt: skip
 
 
 class BenchConfig(Frozen):

@@ -11,18 +11,19 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn, Union, get_type_hints
 
 import tyro
 
-from d2r_fast.engine.commands import COMMANDS, Command, Generate, Plan
-from d2r_fast.engine.config import PRESETS, GenerateConfig, Preset, read_settings
+from d2r_fast.engine.commands import COMMANDS, Command
+from d2r_fast.engine.config import read_settings
 from d2r_fast.engine.errors import RunError, UserError
 
 DESCRIPTION = "Rendered faces in, realistic training data for face recognition out."
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+_FILLS = "__fills__"
+"""Attribute of a draft that holds the model it is of; no field can be called so."""
 MARKERS = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
 
 
@@ -60,37 +61,35 @@ def parse(arguments: list[str]) -> Command:
         UserError: a value is not allowed.
         SystemExit: tyro has printed help (0) or what it could not parse (2).
     """
-    settled = {"generate": Generate, "plan": Plan}
-    overrides = (
-        {settled[arguments[0]]: base_settings(arguments)} if arguments[:1] and arguments[0] in settled else {}
-    )
+    model = COMMANDS.get(arguments[0]) if arguments else None
+    overrides: dict[Any, dict[str, Any]] = {}
+    if isinstance(model, type) and issubclass(model, Command) and model.PRESETS:
+        overrides[model] = base_settings(arguments, model)
     filled = tyro.cli(
         _union(COMMANDS, overrides), prog="d2r-fast", description=DESCRIPTION, args=arguments, config=MARKERS
     )
     filled = getattr(filled, "action", filled)
     values = {field.name: getattr(filled, field.name) for field in dataclasses.fields(filled)}
-    command = filled.model(**values)
+    command = getattr(filled, _FILLS)(**values)
     assert isinstance(command, Command)
     return command
 
 
-@dataclasses.dataclass(frozen=True)
-class _Base:
-    config: Path | None = None
-    preset: Preset | None = None
-
-
-def base_settings(arguments: list[str]) -> dict[str, Any]:
-    """What `generate` and `plan` start from before their flags: the preset, and the YAML file over it."""
-    flags = ("--config", "--preset")
+def base_settings(arguments: list[str], model: type[Command]) -> dict[str, Any]:
+    """What a command with presets starts from before its flags: the preset, and the YAML file over it."""
+    flags = ("--config", f"--{model.PRESET_FLAG}")
     pairs = []
     for place, word in enumerate(arguments):
         pairs += (
             arguments[place : place + 2] if word in flags else [word] if word.split("=")[0] in flags else []
         )
-    base = tyro.cli(_Base, prog=f"d2r-fast {arguments[0]}", args=pairs)
-    settings = PRESETS[base.preset]() if base.preset else {}
-    return settings | (read_settings(base.config, GenerateConfig) if base.config else {})
+    hints = get_type_hints(model)
+    fields = [(name, hints[name], model.model_fields[name].default) for name in ("config", model.PRESET_FLAG)]
+    shape: type = dataclasses.make_dataclass("_Base", fields)
+    base: Any = tyro.cli(shape, prog=f"d2r-fast {arguments[0]}", args=pairs)
+    preset = getattr(base, model.PRESET_FLAG)
+    settings = model.PRESETS[preset]() if preset else {}
+    return settings | (read_settings(base.config, model.settings_model()) if base.config else {})
 
 
 def _union(commands: dict[str, Any], overrides: Mapping[Any, dict[str, Any]]) -> Any:
@@ -122,4 +121,4 @@ def _draft(model: type[Command], overrides: dict[str, Any]) -> type:
         default = overrides.get(name, tyro.MISSING if info.is_required() else info.default)
         hint = _annotated(hints[name], tyro.conf.arg(help=info.description))
         fields.append((name, hint, dataclasses.field(default=default)))
-    return dataclasses.make_dataclass(model.__name__, fields, kw_only=True, namespace={"model": model})
+    return dataclasses.make_dataclass(model.__name__, fields, kw_only=True, namespace={_FILLS: model})

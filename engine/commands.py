@@ -4,19 +4,40 @@ Work is imported inside `run`, so that naming a command costs nothing.
 """
 
 from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 from pydantic import Field
 from tyro.conf import Positional
 
 from d2r_fast.bench.config import SECTIONS, BenchConfig, Section
-from d2r_fast.engine.config import Backend, Frozen, GenerateConfig, Precision, Preset
+from d2r_fast.engine.config import PRESETS, Backend, Frozen, GenerateConfig, Precision, Preset
+from d2r_fast.recognition.evaluation.config import EvaluateConfig
+from d2r_fast.recognition.quality.config import QualityConfig
+from d2r_fast.recognition.training.config import RECIPES, RecipeName, TrainConfig
+
+Settings = Mapping[str, Callable[[], dict[str, Any]]]
 
 
 class Command(Frozen):
     """Arguments of one command."""
+
+    PRESETS: ClassVar[Settings] = {}
+    """Named sets of settings that flags and a --config file go before."""
+    PRESET_FLAG: ClassVar[str] = "preset"
+    """The flag that names one of them."""
+
+    @classmethod
+    def settings_model(cls) -> type[Frozen]:
+        """Whose fields a --config file may set: those of the config that the command adds its flags to."""
+        return cls.__bases__[0]
+
+    def settings(self) -> Any:
+        """The config that the flags add up to."""
+        model = self.settings_model()
+        return model(**{name: getattr(self, name) for name in model.model_fields})
 
     @abstractmethod
     def run(self) -> int:
@@ -205,14 +226,12 @@ class Generate(GenerateConfig, Command):
     before the preset.
     """
 
+    PRESETS: ClassVar[Settings] = PRESETS
+
     config: Path | None = None
     """YAML file of settings, named as the flags with underscores."""
     preset: Preset | None = None
     """paper: Digi2Real-20K; fast: the same with LCM in 4 steps; smoke: seconds, for untrained mini models."""
-
-    def settings(self) -> GenerateConfig:
-        """The run that is asked for."""
-        return GenerateConfig(**{name: getattr(self, name) for name in GenerateConfig.model_fields})
 
     def run(self) -> int:
         from d2r_fast.engine.console import say
@@ -238,6 +257,10 @@ class Plan(Generate):
 
     seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
     """To time the UNet for, at least."""
+
+    @classmethod
+    def settings_model(cls) -> type[Frozen]:
+        return GenerateConfig
 
     def run(self) -> int:
         from d2r_fast.engine.forecast import run_plan
@@ -279,15 +302,54 @@ class Bench(BenchConfig, Command):
 
     section: Positional[Section | Literal["all"]]
     """networks: each backend; detector: batches against one by one; paths: few steps and partial guidance;
-    scheduler: slots against static batches; pipeline: generate against diffusers; kernels; or all of these."""
+    scheduler: slots against static batches; pipeline: generate against diffusers; kernels; recognition: evaluation's
+    protocols; or all of these."""
 
     def run(self) -> int:
         from d2r_fast.bench.run import run_bench
 
         names = SECTIONS if self.section == "all" else (self.section,)
-        return run_bench(
-            names, BenchConfig(**{name: getattr(self, name) for name in BenchConfig.model_fields})
-        )
+        return run_bench(names, self.settings())
+
+
+class Train(TrainConfig, Command):
+    """Train a face-recognition network on a dataset.
+
+    What the papers leave open is decided as each setting says; flags go before the settings file, the file before
+    the recipe. Under torchrun (`torchrun --no-python ... d2r-fast train ...`) all its processes train one network.
+    """
+
+    PRESETS: ClassVar[Settings] = RECIPES
+    PRESET_FLAG: ClassVar[str] = "recipe"
+
+    config: Path | None = None
+    """YAML file of settings, named as the flags with underscores."""
+    recipe: RecipeName = "digi2real"
+    """digi2real: IR-50, AdaFace, 30 epochs, batch 256, cosine; syn2auth: AdaFace's schedule with early stopping;
+    adaface: its published script; arcface: InsightFace's on one GPU."""
+
+    def run(self) -> int:
+        from d2r_fast.recognition.training.train import train
+
+        return train(self.settings())
+
+
+class Evaluate(EvaluateConfig, Command):
+    """Measure a face-recognition network on verification benchmarks, and write tables, ROC curves and a page."""
+
+    def run(self) -> int:
+        from d2r_fast.recognition.evaluation.evaluate import evaluate
+
+        return evaluate(self.settings())
+
+
+class Quality(QualityConfig, Command):
+    """Judge a dataset without training on it, by a recogniser that did not make it."""
+
+    def run(self) -> int:
+        from d2r_fast.recognition.quality.quality import run_quality
+
+        return run_quality(self.settings())
 
 
 class Doctor(Command):
@@ -310,6 +372,9 @@ COMMANDS: dict[str, Any] = {
     "generate": Generate,
     "verify": Verify,
     "report": Report,
+    "train": Train,
+    "evaluate": Evaluate,
+    "quality": Quality,
     "bench": Bench,
     "doctor": Doctor,
 }

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from d2r_fast.engine.cli import parse
-from d2r_fast.engine.commands import COMMANDS, Generate
+from d2r_fast.engine.commands import COMMANDS, Generate, Train
 from d2r_fast.engine.config import GenerateConfig, Recipe, paper
 from d2r_fast.engine.errors import UserError
+from d2r_fast.recognition.evaluation.config import EvaluateConfig
+from d2r_fast.recognition.quality.config import QualityConfig
+from d2r_fast.recognition.training.config import TrainConfig
 
 from .conftest import PROGRAM
 
@@ -50,6 +53,23 @@ SURFACE = {
         "device", "budget_s", "save",
     },
     "doctor": set(),
+    "train": {
+        "config", "recipe", "data", "out", "real", "real_identities", "identities", "backbone", "layout", "width",
+        "embedding_dim", "dropout", "head", "margin", "scale", "h", "t_alpha", "epochs", "batch_size",
+        "learning_rate", "momentum", "weight_decay", "decay_norms", "schedule", "milestones", "gamma",
+        "warmup_epochs", "clip_norm", "sampling", "augment", "augment_probability", "precision", "sync_batch_norm",
+        "init", "benchmarks", "early_stop", "seed", "seeds", "device", "num_threads", "checkpoint_every",
+        "max_unreadable", "compile", "tensorboard",
+    },
+    "evaluate": {
+        "network", "benchmarks", "out", "suite", "ijb_fusion", "no_flip", "max_unreadable", "batch_size", "precision",
+        "device",
+    },
+    "quality": {
+        "dataset", "recogniser", "out", "real", "inception", "identities", "images_per_identity", "radius",
+        "duplicate_threshold", "neighbours", "queries", "impostor_pairs", "realism_images", "max_unreadable",
+        "allow_same", "seed", "batch_size", "device", "calibrate", "accuracies", "bootstrap",
+    },
 }  # fmt: skip
 SURFACE["plan"] = SURFACE["generate"] | {"seconds"}
 REQUIRED = ["generate", "renders", "--models", "m", "--out", "o"]
@@ -64,8 +84,9 @@ def test_surface_is_frozen() -> None:
 
 
 def test_every_flag_is_explained() -> None:
-    for name, field in GenerateConfig.model_fields.items():
-        assert field.description, f"--{name} has no help"
+    for model in (GenerateConfig, TrainConfig, EvaluateConfig, QualityConfig):
+        for name, field in model.model_fields.items():
+            assert field.description, f"--{name} has no help"
 
 
 def test_help_is_fast_and_imports_no_torch() -> None:
@@ -92,6 +113,20 @@ def test_flags_go_before_file_before_preset_before_default(tmp_path: Path) -> No
     command = parse([*REQUIRED, "--preset", "smoke", "--config", str(settings), "--steps", "9"])
     assert isinstance(command, Generate)
     assert (command.steps, command.alpha, command.detector, command.guidance) == (9, 1.5, "template", 3.0)
+
+
+def test_training_recipes_are_presets_too(tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("epochs: 3\nbatch_size: 64\n")
+    base = ["train", "--data", "d", "--out", "o"]
+    default = parse(base)
+    assert isinstance(default, Train)
+    assert (default.epochs, default.batch_size, default.schedule) == (30, 256, "cosine")
+    arcface = parse([*base, "--recipe", "arcface", "--config", str(settings), "--batch-size", "32"])
+    assert isinstance(arcface, Train)
+    assert (arcface.head, arcface.epochs, arcface.batch_size, arcface.clip_norm) == ("arcface", 3, 32, 5.0)
+    with pytest.raises(UserError, match="give --benchmarks"):
+        parse([*base, "--recipe", "syn2auth"])
 
 
 def test_file_can_give_what_is_required(tmp_path: Path) -> None:
