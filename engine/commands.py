@@ -325,8 +325,10 @@ class Train(TrainConfig, Command):
     config: Path | None = None
     """YAML file of settings, named as the flags with underscores."""
     recipe: RecipeName = "digi2real"
-    """digi2real: IR-50, AdaFace, 30 epochs, batch 256, cosine; syn2auth: AdaFace's schedule with early stopping;
-    adaface: its published script; arcface: InsightFace's on one GPU."""
+    """digi2real: IR-50, AdaFace, 30 epochs, batch 256, cosine as the paper says; optimiser and augmentation as
+    AdaFace's scripts, since it names none. syn2auth: ArcFace's IR-50, AdaFace, early stopping as the paper says;
+    AdaFace's schedule and its rule for the best epoch, since it says no more. adaface: its published script.
+    arcface: InsightFace's on one GPU."""
 
     def run(self) -> int:
         from d2r_fast.recognition.training.train import train

@@ -22,7 +22,7 @@ from typing import Any
 
 from d2r_fast.engine.card import render_card
 from d2r_fast.engine.errors import RunError, UserError
-from d2r_fast.engine.files import STALE, disk_errors, remove_stale, write_atomic
+from d2r_fast.engine.files import STALE, disk_errors, make_folder, remove_stale, write_atomic
 from d2r_fast.engine.folder_lock import LOCK, sign_lock, take_lock
 from d2r_fast.engine.marker import (
     CARD,
@@ -68,7 +68,7 @@ class Dataset:
         """
         folder = Path(out)
         wanted: dict[str, Any] = json.loads(dump(document))
-        _make(folder)
+        make_folder(folder)
         _refuse_foreign(folder)
         _refuse_other(folder, wanted)
         # A document that the card cannot show must not come to light at the end of days of work.
@@ -168,6 +168,13 @@ def differences(found: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]
     return [f"{key} is {_show(flat_found, key)}, given {_show(flat_given, key)}" for key in keys]
 
 
+def name_differences(found: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """The first differences in a line; empty where there is none."""
+    differing = differences(found, given)
+    more = f"; and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+    return "; ".join(differing[:_SHOWN]) + more
+
+
 def _same(found: Mapping[str, Any], given: Mapping[str, Any], key: str) -> bool:
     # By their JSON, which tells 1 from True and 1.0.
     return key in found and key in given and json.dumps(found[key]) == json.dumps(given[key])
@@ -189,14 +196,6 @@ def _show(flat: Mapping[str, Any], key: str) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _make(folder: Path) -> None:
-    try:
-        with disk_errors(folder, needed_bytes=4096):
-            folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"out {folder} is a file or lies in one: give a folder") from None
-
-
 def _refuse_foreign(folder: Path) -> None:
     """A folder of something else is nobody's place to write to; an empty or barely started one is."""
     if (folder / DOCUMENT).exists():
@@ -212,12 +211,10 @@ def _refuse_foreign(folder: Path) -> None:
 def _refuse_other(folder: Path, wanted: Mapping[str, Any]) -> None:
     if not (folder / DOCUMENT).exists():
         return
-    found = differences(read_document(folder), wanted)
-    if found:
-        more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    differing = name_differences(read_document(folder), wanted)
+    if differing:
         raise UserError(
-            f"out {folder} holds another dataset: {'; '.join(found[:_SHOWN])}{more}. "
-            "Give what it was made with, or an empty folder"
+            f"out {folder} holds another dataset: {differing}. Give what it was made with, or an empty folder"
         )
 
 

@@ -146,6 +146,19 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, and those that it lies in.
+
+    Raises:
+        UserError: a file is in the way, or nothing may be written there.
+    """
+    try:
+        with disk_errors(folder, needed_bytes=4096):
+            folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"out {folder} is a file or lies in one: give a folder") from None
+
+
 def remove_stale(folder: Path) -> None:
     """Delete what killed processes left unfinished in `folder`; the caller must be alone there."""
     for path in stale(folder):

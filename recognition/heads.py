@@ -19,6 +19,7 @@ from d2r_fast.engine.errors import UserError
 HeadKind = Literal["adaface", "arcface", "cosface"]
 MARGINS: dict[HeadKind, float] = {"adaface": 0.4, "arcface": 0.5, "cosface": 0.4}
 """As published."""
+INSIGHTFACE_STD = 0.01
 
 
 def build_head(
@@ -73,10 +74,8 @@ class MarginHead(nn.Module):
         return self.kernel.shape[1]
 
     def reset_parameters(self, generator: torch.Generator) -> None:
-        """AdaFace's initial kernel: uniform in [-1, 1], columns then at unit length."""
-        with torch.no_grad():
-            self.kernel.uniform_(-1, 1, generator=generator)
-            self.kernel.copy_(F.normalize(self.kernel, dim=0))
+        """InsightFace's initial kernel, N(0, 0.01): only its direction counts, but short columns turn faster."""
+        nn.init.normal_(self.kernel, 0.0, INSIGHTFACE_STD, generator=generator)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         self._check(labels)
@@ -165,6 +164,12 @@ class AdaFace(MarginHead):
         self.register_buffer("t", torch.zeros(1))  # never used, and in the repository's checkpoints
         self.register_buffer("batch_mean", torch.full((1,), self.INITIAL_MEAN))
         self.register_buffer("batch_std", torch.full((1,), self.INITIAL_STD))
+
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """AdaFace's initial kernel: uniform in [-1, 1], columns then at unit length."""
+        with torch.no_grad():
+            self.kernel.uniform_(-1, 1, generator=generator)
+            self.kernel.copy_(F.normalize(self.kernel, dim=0))
 
     def with_margin(self, cosines: Tensor, norms: Tensor) -> Tensor:
         norms = norms.clamp(0.001, 100)

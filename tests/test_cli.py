@@ -54,12 +54,13 @@ SURFACE = {
     },
     "doctor": set(),
     "train": {
-        "config", "recipe", "data", "out", "real", "real_identities", "identities", "backbone", "layout", "width",
-        "embedding_dim", "dropout", "head", "margin", "scale", "h", "t_alpha", "epochs", "batch_size",
+        "config", "recipe", "data", "out", "real", "real_identities", "identities", "identities_seed", "backbone",
+        "layout", "width", "embedding_dim", "dropout", "head", "margin", "scale", "h", "t_alpha", "epochs",
+        "batch_size",
         "learning_rate", "momentum", "weight_decay", "decay_norms", "schedule", "milestones", "gamma",
         "warmup_epochs", "clip_norm", "sampling", "augment", "augment_probability", "precision", "sync_batch_norm",
         "init", "benchmarks", "early_stop", "seed", "seeds", "device", "num_threads", "checkpoint_every",
-        "max_unreadable", "compile", "tensorboard",
+        "max_unreadable", "onnx", "compile", "tensorboard",
     },
     "evaluate": {
         "network", "benchmarks", "out", "suite", "ijb_fusion", "no_flip", "max_unreadable", "batch_size", "precision",

@@ -164,7 +164,17 @@ def test_seed_alone_decides_the_kernel() -> None:
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(first.kernel, second.kernel)
     assert not torch.equal(first.kernel, other.kernel)
-    torch.testing.assert_close(first.kernel.norm(dim=0), torch.ones(9))
+
+
+def test_kernels_start_as_their_publishers() -> None:
+    """AdaFace's columns at unit length; InsightFace's N(0, 0.01), which turn faster for being short."""
+    adaface, arcface = (
+        build_head(kind, embedding_dim=512, num_classes=200, seed=0).kernel.detach()
+        for kind in ("adaface", "arcface")
+    )
+    torch.testing.assert_close(adaface.norm(dim=0), torch.ones(200))
+    assert abs(arcface.std().item() - 0.01) < 1e-4
+    assert abs(arcface.mean().item()) < 1e-4
 
 
 @pytest.mark.parametrize("label", [-1, 4])

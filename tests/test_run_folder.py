@@ -10,7 +10,6 @@ from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.recognition.training.run_folder import RunFolder, read_checkpoint, read_metrics
 
 DOCUMENT = {"recipe": {"seed": 0, "milestones": [1, 2]}, "data": {"fingerprint": "a"}}
-CPU = torch.device("cpu")
 
 
 def test_makes_and_reopens(tmp_path: Path) -> None:
@@ -57,9 +56,9 @@ def test_metrics_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
 def test_checkpoint_comes_back_whole(tmp_path: Path) -> None:
     state = {"weights": {"w": torch.arange(5.0)}, "step": 7}
     with RunFolder.open(tmp_path, DOCUMENT) as folder:
-        assert read_checkpoint(folder.checkpoint, CPU) is None
+        assert read_checkpoint(folder.checkpoint) is None
         folder.save(state)
-        found = read_checkpoint(folder.checkpoint, CPU)
+        found = read_checkpoint(folder.checkpoint)
     assert found is not None
     assert found["step"] == 7
     assert torch.equal(found["weights"]["w"], state["weights"]["w"])
@@ -71,4 +70,4 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, keep: int) -> None:
     torch.save({"weights": torch.zeros(100)}, path)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(RunError, match=r"checkpoint\.pt is damaged"):
-        read_checkpoint(path, CPU)
+        read_checkpoint(path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,12 +10,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from d2r_fast.engine.errors import RunError, UserError
+from d2r_fast.engine.recogniser import Recogniser
 from d2r_fast.recognition.backbone import build_backbone
+from d2r_fast.recognition.embedder import open_embedder
 from d2r_fast.recognition.evaluation.bin_file import write_bin
 from d2r_fast.recognition.network_file import load_network
 from d2r_fast.recognition.training.config import TrainConfig
@@ -26,7 +30,7 @@ from .fakefaces import draw_patterns, pattern_pairs
 
 SMALL: dict[str, Any] = {
     "backbone": "ir_18", "width": 0.0625, "embedding_dim": 16, "epochs": 2, "batch_size": 8, "learning_rate": 0.02,
-    "device": "cpu",
+    "device": "cpu", "onnx": False,
 }  # fmt: skip
 
 
@@ -90,31 +94,41 @@ def test_seed_decides_the_weights(faces: Path, tmp_path: Path) -> None:
 
 def flags(faces: Path, out: Path, **values: Any) -> list[str]:
     given = SMALL | {"data": faces, "out": out} | values
-    return [
-        "train",
-        *(part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))),
-    ]
+    onnx = "--onnx" if given.pop("onnx") else "--no-onnx"
+    pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in given.items())
+    return ["train", onnx, *(part for pair in pairs for part in pair)]
 
 
-@pytest.mark.parametrize("after_step", [3, 8])
-def test_killed_and_resumed_ends_in_the_same_weights(faces: Path, tmp_path: Path, after_step: int) -> None:
+@pytest.mark.parametrize("after_line", [3, 8])
+def test_killed_and_resumed_ends_in_the_same_weights(
+    faces: Path, benchmarks: Path, tmp_path: Path, after_line: int
+) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    settings = {"checkpoint_every": 1, "dropout": 0.3, "epochs": 2}
+    settings = {"checkpoint_every": 1, "dropout": 0.3, "epochs": 2, "benchmarks": benchmarks}
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([PROGRAM, *flags(faces, whole, **settings)], check=True, env=environment)
     started = subprocess.Popen([PROGRAM, *flags(faces, cut, **settings)], env=environment)
     deadline_s = time.monotonic() + 120
-    while time.monotonic() < deadline_s and len(read_metrics(cut)) < after_step:
+    while time.monotonic() < deadline_s and len(read_metrics(cut)) < after_line:
         time.sleep(0.005)
     started.send_signal(signal.SIGKILL)
     assert started.wait() == -signal.SIGKILL, "it was done before it was killed"
     assert not (cut / "_SUCCESS").exists()
     subprocess.run([PROGRAM, *flags(faces, cut, **settings)], check=True, env=environment)
     assert same_weights(whole, cut)
-    keep = ("step", "epoch", "loss", "learning_rate", "norm")
-    assert [[line[name] for name in keep] for line in read_metrics(cut)] == [
-        [line[name] for name in keep] for line in read_metrics(whole)
-    ]
+    assert same_weights(whole / "best", cut / "best")
+    stories = [[{**line, "images_per_s": None} for line in read_metrics(run)] for run in (cut, whole)]
+    assert stories[0] == stories[1]
+
+
+def assert_moved_alike(found: Path, wanted: Path, *, tolerance: float) -> None:
+    """See that a step took two networks of seed 0 to the same place, but for a share of how far it took them."""
+    before = build_backbone(load_network(wanted).config, seed=0).state_dict()
+    one, two = weights(found), weights(wanted)
+    assert one.keys() == two.keys()
+    for name, value in two.items():
+        moved = (value - before[name]).abs().max().item() + 1e-2
+        assert (one[name] - value).abs().max().item() <= tolerance * moved, name
 
 
 def test_two_processes_train_the_step_of_one_with_the_whole_batch(faces: Path, tmp_path: Path) -> None:
@@ -141,6 +155,9 @@ def test_two_processes_train_the_step_of_one_with_the_whole_batch(faces: Path, t
         torch.testing.assert_close(
             found[name], value, rtol=0, atol=1e-4 * moved, msg=lambda text, n=name: f"{n}: {text}"
         )
+    heads = [torch.load(run / "checkpoint.pt", weights_only=True)["weights"] for run in (one, two)]
+    for name in ("head.kernel", "head.batch_mean", "head.batch_std"):
+        torch.testing.assert_close(heads[1][name], heads[0][name], rtol=1e-4, atol=1e-5)
     (first,), (second,) = read_metrics(one), read_metrics(two)
     assert (first["step"], second["step"]) == (1, 1)
     assert second["loss"] == pytest.approx(first["loss"], rel=1e-5)
@@ -183,21 +200,29 @@ def test_real_identities_are_added(faces: Path, tmp_path: Path) -> None:
     assert (data["num_identities"], data["num_images"]) == (10, 54)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_names_the_checkpoint(faces: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+@pytest.mark.parametrize(("learning_rate", "said"), [(1e25, "the loss|a weight"), (3e38, "a weight")])
+def test_what_is_no_number_stops_the_run_and_the_last_checkpoint_is_good(
+    faces: Path, tmp_path: Path, learning_rate: float, said: str
+) -> None:
+    recipe = {
+        "epochs": 30,
+        "learning_rate": learning_rate,
+        "head": "cosface",
+        "checkpoint_every": 1,
+        "momentum": 0.0,
+    }
     with pytest.raises(
-        RunError, match=r"the loss is not a number at step \d+: the last good checkpoint is .*checkpoint"
+        RunError, match=rf"({said}) is not a number at step \d+: (the last good|there is no) checkpoint"
     ):
-        train(
-            config(
-                faces, run, epochs=30, learning_rate=1e25, head="cosface", checkpoint_every=1, momentum=0.0
-            )
+        train(config(faces, tmp_path / "wild", **recipe))
+    checkpoint = tmp_path / "wild" / "checkpoint.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        assert all(
+            torch.isfinite(value).all() for value in state["weights"].values() if value.is_floating_point()
         )
-    state = torch.load(run / "checkpoint.pt", weights_only=True)
-    assert all(
-        torch.isfinite(value).all() for value in state["weights"].values() if value.is_floating_point()
-    )
-    assert not (run / "_SUCCESS").exists()
+    assert not (tmp_path / "wild" / "_SUCCESS").exists()
+    assert not (tmp_path / "wild" / "model.safetensors").exists()
 
 
 def test_unreadable_images_are_left_out_up_to_a_limit(faces: Path, tmp_path: Path) -> None:
@@ -230,6 +255,9 @@ def test_starts_from_another_network(faces: Path, tmp_path: Path) -> None:
         ({"identities": 9}, "it has 8"),
         ({"augment": "flip", "augment_probability": 0.1}, "leave it out"),
         ({"device": "cuda:7"}, "is not there"),
+        ({"identities": 1}, "at least two"),
+        ({"init": Path("nowhere")}, "nowhere"),
+        ({"compile": True}, "give a width of 0.25"),
     ],
 )
 def test_refuses(faces: Path, tmp_path: Path, values: dict[str, Any], said: str) -> None:
@@ -242,6 +270,97 @@ def test_refuses_another_recipe_in_the_same_folder(faces: Path, tmp_path: Path) 
     train(config(faces, tmp_path / "run", epochs=1))
     with pytest.raises(UserError, match=r"recipe\.learning_rate is 0\.02, given 0\.5"):
         train(config(faces, tmp_path / "run", epochs=1, learning_rate=0.5))
+
+
+def test_benchmarks_are_looked_at_before_training(faces: Path, benchmarks: Path, tmp_path: Path) -> None:
+    images, same = pattern_pairs(faces, num_pairs=20)
+    for name, spoilt, labels in (
+        ("damaged", [images[0][:50], *images[1:]], same),
+        ("few", images[:10], same[:5]),
+        ("alike", images, same | True),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_bin(folder / "lfw.bin", spoilt, labels)
+        with pytest.raises(UserError, match=r"lfw\.bin"):
+            train(config(faces, tmp_path / "run", benchmarks=folder))
+    assert not (tmp_path / "run").exists()
+    train(config(faces, tmp_path / "run", epochs=1, benchmarks=benchmarks))
+    with pytest.raises(UserError, match=r"benchmarks"):
+        train(config(faces, tmp_path / "run", epochs=1))
+
+
+def test_a_run_of_one_seed_is_not_a_folder_of_seeds(faces: Path, tmp_path: Path) -> None:
+    train(config(faces, tmp_path / "run", epochs=1))
+    with pytest.raises(UserError, match="give --seeds another folder"):
+        train(config(faces, tmp_path / "run", epochs=1, seeds=2))
+
+
+def test_a_damaged_best_network_of_another_try_is_not_kept(
+    faces: Path, benchmarks: Path, tmp_path: Path
+) -> None:
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    settings = {"epochs": 1, "benchmarks": benchmarks}
+    train(config(faces, whole, **settings))
+    shutil.copytree(whole, again)
+    for name in ("_SUCCESS", "checkpoint.pt", "model.safetensors"):
+        (again / name).unlink()
+    (again / "best" / "model.safetensors").write_bytes(b"of another try")
+    train(config(faces, again, **settings))
+    assert same_weights(whole, again)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"clip_norm": 0.5}, {"precision": "bf16"}, {"sampling": "balanced"}, {"head": "arcface"}, {"decay_norms": True},
+     {"layout": "adaface"}, {"augment": "digiface"}, {"sync_batch_norm": False}],
+    ids=lambda values: next(iter(values)),
+)  # fmt: skip
+def test_every_choice_trains(faces: Path, tmp_path: Path, values: dict[str, Any]) -> None:
+    train(config(faces, tmp_path / "run", epochs=1, **values))
+    (line,) = read_metrics(tmp_path / "run")
+    assert 0 < line["loss"] < 200
+    assert load_network(tmp_path / "run").module(torch.zeros(2, 3, 112, 112)).isfinite().all()
+
+
+@pytest.mark.slow
+def test_compiled_trains_as_eager(faces: Path, tmp_path: Path) -> None:
+    for name, extra in (("eager", []), ("compiled", ["--compile"])):
+        subprocess.run(
+            [PROGRAM, *flags(faces, tmp_path / name, epochs=1, batch_size=48, width=0.25), *extra], check=True
+        )
+    eager, compiled = weights(tmp_path / "eager"), weights(tmp_path / "compiled")
+    before = build_backbone(load_network(tmp_path / "eager").config, seed=0).state_dict()
+    learnt = [name for name in eager if name.endswith(("weight", "bias"))]
+    apart, moved = (
+        torch.cat([(eager[name] - other[name]).flatten() for name in learnt]).norm()
+        for other in (compiled, before)
+    )
+    assert apart < 0.01 * moved
+
+
+def test_of_two_processes_one_says_what_is_wrong(faces: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("")
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "--no-python",
+    ]
+    command = [*launch, PROGRAM, *flags(faces, tmp_path / "run")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert done.returncode != 0
+    assert [line for line in done.stderr.splitlines() if line.startswith("d2r-fast:")] == [
+        f"d2r-fast: out {tmp_path / 'run'} holds thesis.tex and no run.json, so it is no training run of d2r-fast: "
+        "give an empty folder"
+    ]
+    assert "trainer.py" not in done.stderr
 
 
 def test_one_identity_is_not_enough(faces: Path, tmp_path: Path) -> None:
@@ -260,3 +379,12 @@ def test_tensorboard_shows_the_metrics(faces: Path, benchmarks: Path, tmp_path: 
     wanted = [(line["step"], line["loss"]) for line in read_metrics(run) if "loss" in line]
     assert [(event.step, pytest.approx(event.value)) for event in events.Scalars("loss")] == wanted
     assert [event.step for event in events.Scalars("accuracies/patterns")] == [6, 12]
+
+
+def test_the_network_serves_the_pipeline_as_onnx(faces: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(config(faces, run, epochs=1, layout="adaface", onnx=True))
+    crops = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), dtype=np.uint8)
+    from_onnx = Recogniser.load(run / "recogniser.onnx")(crops)
+    from_torch = open_embedder(run, device="cpu")(crops)
+    np.testing.assert_allclose(from_onnx, from_torch, rtol=1e-4, atol=1e-4)

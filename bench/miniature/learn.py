@@ -22,6 +22,7 @@ from d2r_fast.engine.config import Frozen
 from d2r_fast.engine.console import say
 from d2r_fast.engine.device import find_device
 from d2r_fast.engine.errors import RunError, UserError
+from d2r_fast.engine.files import make_folder
 from d2r_fast.recognition.evaluation.config import EvaluateConfig
 from d2r_fast.recognition.evaluation.evaluate import evaluate
 from d2r_fast.recognition.evaluation.results import RESULTS
@@ -42,7 +43,7 @@ class LearnConfig(Frozen):
     images: Annotated[int, Field(ge=2)] = 10
     held_identities: Annotated[int, Field(ge=2)] = 60
     pairs: Annotated[int, Field(ge=20)] = 600
-    epochs: Annotated[int, Field(ge=1)] = 14
+    epochs: Annotated[int, Field(ge=1)] = 10
     batch_size: Annotated[int, Field(ge=2)] = 64
     learning_rate: Annotated[float, Field(gt=0)] = 0.1
     width: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -54,15 +55,18 @@ def learn(config: LearnConfig) -> dict[str, Any]:
     """Render, train, evaluate; returns what came out and how long each part took.
 
     Raises:
-        UserError: no head there, or a folder cannot be used.
+        UserError: no head there, a folder cannot be used, or `out` holds something: times would be of a part.
         RunError: the disk is full.
     """
+    make_folder(config.out)
+    if any(config.out.iterdir()):
+        raise UserError(f"out {config.out} is not empty: give an empty folder")
     seconds: dict[str, float] = {}
     source, held, benchmarks = (config.out / name for name in ("train", "held", "benchmarks"))
     with _timed("render", seconds):
         _render(config, source, range(config.identities))
         _render(config, held, range(HELD_OUT, HELD_OUT + config.held_identities))
-        benchmarks.mkdir(parents=True, exist_ok=True)
+        make_folder(benchmarks)
         make_pairs(held, benchmarks / f"{SUITE}.bin", num_pairs=config.pairs, seed=config.seed)
     with _timed("train", seconds):
         train(training_of(config, source))
@@ -81,7 +85,7 @@ def learn(config: LearnConfig) -> dict[str, Any]:
 
 
 def training_of(config: LearnConfig, source: Path) -> TrainConfig:
-    """IR-18 with AdaFace. CosFace-like margins and a gentle start: so few steps leave no time to recover."""
+    """IR-18 with AdaFace, and a gentle start: so few steps leave no time to recover from a bad one."""
     return TrainConfig(
         data=source, out=config.out / "run", backbone="ir_18", width=config.width, epochs=config.epochs,
         batch_size=config.batch_size, learning_rate=config.learning_rate, warmup_epochs=min(1.0, config.epochs / 4),
@@ -90,16 +94,10 @@ def training_of(config: LearnConfig, source: Path) -> TrainConfig:
 
 
 def _render(config: LearnConfig, out: Path, identities: range) -> None:
-    """What an earlier try has rendered whole is kept; a picture is the same whenever it is rendered."""
-    done = out / ".rendered"
-    wanted = f"{identities} {config.images} {config.seed}"
-    if done.exists() and done.read_text() == wanted:
-        return
     render(
         config.facekit, out, identities=identities, images_per_identity=config.images, seed=config.seed,
         device=config.device,
     )  # fmt: skip
-    done.write_text(wanted)
 
 
 class _timed:

@@ -19,9 +19,10 @@ def make_pairs(source: Path, out: Path, *, num_pairs: int, seed: int) -> None:
     """
     identities = [identity for identity in open_source(source).identities if len(identity.images) >= 2]
     genuine = sum(len(i.images) * (len(i.images) - 1) // 2 for i in identities)
+    # Twice as many as are drawn, so that drawing without repetition ends soon.
     if len(identities) < 2 or genuine < num_pairs:
         raise UserError(
-            f"{source} has {genuine} pairs of one identity: {num_pairs // 2} of {num_pairs} are wanted"
+            f"{source} has {genuine} pairs of one identity: for {num_pairs} pairs, give it as many or more"
         )
     random = np.random.Generator(np.random.Philox(key=seed))
     images: list[bytes] = []

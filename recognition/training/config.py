@@ -26,9 +26,11 @@ class TrainRecipe(Frozen):
     """Everything that decides which network comes out of given images."""
 
     real_identities: Annotated[int, Field(ge=1)] | None = None
-    """Identities to take of --real, drawn by the seed (Digi2Real Table 8). Default: all."""
+    """Identities to take of --real (Digi2Real Table 8). Default: all."""
     identities: Annotated[int, Field(ge=1)] | None = None
-    """Identities to take of --data, drawn by the seed. Default: all."""
+    """Identities to take of --data. Default: all."""
+    identities_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Draws these identities, the same for all --seeds; more of one draw contain fewer."""
     backbone: NetworkName = "ir_50"
     """Residual network; both papers train ir_50."""
     layout: Layout = "insightface"
@@ -78,7 +80,7 @@ class TrainRecipe(Frozen):
     augment_probability: Annotated[float, Field(ge=0, le=1)] | None = None
     """Of each of AdaFace's three changes, on their own. Default: its scripts' 0.2."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the backbone; the loss is computed in float32. auto: bf16 on CUDA, fp32 on a CPU."""
+    """Arithmetic of the backbone; the loss is computed in float32. auto: bf16 on CUDA that has it, else fp32."""
     sync_batch_norm: bool = True
     """Batch statistics over all processes, so that their number does not matter. Off is faster over a network."""
     init: Path | None = None
@@ -122,6 +124,8 @@ class TrainConfig(TrainRecipe):
     """Steps between checkpoints; there is one at the end of every epoch besides."""
     max_unreadable: Annotated[int, Field(ge=0)] = 100
     """Unreadable images to leave out before the run stops."""
+    onnx: bool = True
+    """Write the network that comes out as OUT/recogniser.onnx too, for --recogniser of the other commands."""
     compile: FlagCreatePairsOff[bool] = False
     """Compile the backbone with torch.compile."""
     tensorboard: FlagCreatePairsOff[bool] = False

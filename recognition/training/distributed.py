@@ -7,15 +7,21 @@ Without torchrun there is one process, and nothing here costs anything.
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from d2r_fast.engine.device import find_device
-from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.errors import RunError, UserError
+
+T = TypeVar("T")
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for one that validates or saves; five sets on a CPU take more than torch's 10 minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,24 @@ class Processes:
         """Until all are here."""
         if self.group is not None:
             dist.barrier(group=self.group)
+
+    def lead(self, action: Callable[[], T]) -> T | None:
+        """What the leader gets from doing something alone, None for the others, who wait until it is done.
+
+        Raises:
+            UserError, RunError: it failed, on the leader.
+            SystemExit: it failed, on the others, who leave without a word: one speaks.
+        """
+        result = None
+        try:
+            if self.leads:
+                result = action()
+        except (UserError, RunError):
+            self.tell(1)
+            raise
+        if self.tell(0):
+            raise SystemExit(1)
+        return result
 
     def tell(self, value: int) -> int:
         """The leader's number, to all."""
@@ -70,7 +94,7 @@ def joined(device: str) -> Iterator[Processes]:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         place = torch.device(find_device(f"cuda:{local}"))
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Processes(rank, count, place, dist.group.WORLD)
     finally:

@@ -11,6 +11,7 @@ _SUCCESS            written last
 import io
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,14 +20,15 @@ from typing import Any, Self
 
 import torch
 
-from d2r_fast.engine.dataset import differences
+from d2r_fast.engine.dataset import name_differences
 from d2r_fast.engine.errors import RunError, UserError
-from d2r_fast.engine.files import STALE, disk_errors, remove_stale, write_atomic
+from d2r_fast.engine.files import STALE, disk_errors, make_folder, remove_stale, write_atomic
 from d2r_fast.engine.folder_lock import LOCK, sign_lock, take_lock
 from d2r_fast.engine.marker import dump, dump_line
 
+# What torch.load raises on bytes that are no checkpoint.
+_DAMAGE = (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError)
 RUN, METRICS, CHECKPOINT, BEST, SUCCESS = "run.json", "metrics.jsonl", "checkpoint.pt", "best", "_SUCCESS"
-_SHOWN = 8
 
 
 class RunFolder:
@@ -75,7 +77,10 @@ class RunFolder:
         write_atomic(self.checkpoint, buffer.getvalue())
 
     def begin(self, step: int) -> None:
-        """Forget the metrics of steps after `step`, which will be done again; all of them where it is 0."""
+        """Forget what is known of steps after `step`, which will be done again: their metrics, and where `step` is 0
+        the best network too."""
+        if step == 0:
+            shutil.rmtree(self.folder / BEST, ignore_errors=True)
         path = self.folder / METRICS
         if not path.exists():
             return
@@ -101,17 +106,19 @@ class RunFolder:
         os.close(self._lock)
 
 
-def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """The state saved last; None where there is none.
+def read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The state saved last, on the CPU; None where there is none.
 
     Raises:
-        RunError: it is damaged.
+        RunError: it is damaged, or cannot be read.
     """
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch.load raises whatever its parsers do
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}): see that it can, and run again") from None
+    except _DAMAGE as error:
         reason = (str(error).splitlines() or ["unreadable"])[0]
         raise RunError(
             f"{path} is damaged ({reason}): delete it to start this run again from the first step"
@@ -124,24 +131,6 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     path = folder / METRICS
     lines = path.read_bytes().splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if _is_whole(line)]
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder for results.
-
-    Raises:
-        UserError: a file is in the way, or nothing may be written there.
-    """
-    try:
-        with disk_errors(folder, needed_bytes=4096):
-            folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"out {folder} is a file or lies in one: give a folder") from None
-
-
-def clear_folder(folder: Path) -> None:
-    """Delete a folder of results that will be written anew."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -162,12 +151,10 @@ def _refuse_other(folder: Path, wanted: Mapping[str, Any]) -> None:
         found = json.loads(path.read_bytes())
     except ValueError:
         raise UserError(f"{path} is damaged: put the original back, or give an empty folder") from None
-    differing = differences(found, wanted)
+    differing = name_differences(found, wanted)
     if differing:
-        more = f"; and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
         raise UserError(
-            f"out {folder} holds another run: {'; '.join(differing[:_SHOWN])}{more}. "
-            "Give what it was started with, or an empty folder"
+            f"out {folder} holds another run: {differing}. Give what it was started with, or an empty folder"
         )
 
 

@@ -36,6 +36,7 @@ def _share(norm: nn.BatchNorm1d | nn.BatchNorm2d, group: dist.ProcessGroup) -> N
 
 def shared_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Batch norm of x (N, C, ...) by mean and variance over the rows of all processes; running statistics follow."""
+    lower, x = x.dtype, x.float()  # under autocast it may be bfloat16, which cannot count
     axes = [axis for axis in range(x.ndim) if axis != 1]
     shape = [1, -1, *[1] * (x.ndim - 2)]
     count = torch.full((1,), x.numel() / x.shape[1], dtype=x.dtype, device=x.device)
@@ -48,7 +49,9 @@ def shared_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor, group: dist.Pr
     if norm.track_running_stats:
         _follow(norm, mean.detach(), variance.detach(), float(total.detach()))
     scaled: Tensor = centred * torch.rsqrt(variance + norm.eps).view(shape)
-    return scaled if norm.weight is None else scaled * norm.weight.view(shape) + norm.bias.view(shape)
+    if norm.weight is not None:
+        scaled = scaled * norm.weight.view(shape) + norm.bias.view(shape)
+    return scaled.to(lower)
 
 
 @torch.no_grad()

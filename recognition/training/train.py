@@ -4,9 +4,8 @@ d2r-fast train --data digi2real --out run --recipe digi2real
 """
 
 import json
-import os
+from contextlib import nullcontext
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -15,25 +14,31 @@ from torch import nn
 from d2r_fast.engine.backends.cuda import compute_exactly
 from d2r_fast.engine.console import say
 from d2r_fast.engine.errors import UserError
-from d2r_fast.engine.files import write_atomic
-from d2r_fast.engine.marker import dump
-from d2r_fast.recognition.backbone import build_backbone, lay_out
+from d2r_fast.engine.files import make_folder
 from d2r_fast.recognition.backbone_config import BackboneConfig
-from d2r_fast.recognition.heads import build_head
-from d2r_fast.recognition.network_file import load_network, save_network
-from d2r_fast.recognition.training.augment_config import AugmentConfig
+from d2r_fast.recognition.export_onnx import export_recogniser
+from d2r_fast.recognition.network_file import LoadedNetwork, load_network, save_network
 from d2r_fast.recognition.training.board import Board
-from d2r_fast.recognition.training.classifier import Classifier
+from d2r_fast.recognition.training.build import (
+    Arithmetic,
+    arithmetic_of,
+    build_classifier,
+    check_compilable,
+    load_init,
+    network_of,
+    open_data,
+    open_loader,
+)
 from d2r_fast.recognition.training.config import TrainConfig
 from d2r_fast.recognition.training.distributed import Processes, joined
 from d2r_fast.recognition.training.loader import Loader
-from d2r_fast.recognition.training.run_folder import BEST, RunFolder, make_folder, read_metrics
-from d2r_fast.recognition.training.sync_norm import synchronise
+from d2r_fast.recognition.training.run_folder import BEST, RUN, RunFolder
+from d2r_fast.recognition.training.seeds import report_seeds
 from d2r_fast.recognition.training.trainer import Trainer, order_of
-from d2r_fast.recognition.training.training_set import TrainingSet, check_training_set, mix, open_training_set
+from d2r_fast.recognition.training.training_set import TrainingSet, check_training_set
 from d2r_fast.recognition.training.validation import Validation
 
-SEEDS = "seeds.json"
+ONNX = "recogniser.onnx"
 NAMED = 10
 """Unreadable images to name."""
 
@@ -41,9 +46,11 @@ NAMED = 10
 def train(config: TrainConfig) -> int:
     """Train one network, or one for every seed; returns the exit status.
 
+    Torch's global random state is the run's from now on.
+
     Raises:
         UserError: data, a network or a folder cannot be used.
-        RunError: the loss is not a number, too many images are unreadable, the disk is full.
+        RunError: the loss is not a number, too many images are unreadable, memory or the disk is full.
     """
     with joined(config.device) as processes:
         compute_exactly(str(processes.device))  # as validation will; a resumed run must not differ before it
@@ -54,14 +61,19 @@ def train(config: TrainConfig) -> int:
         if config.seeds == 1:
             train_one(config, processes)
             return 0
-        if processes.leads:
-            make_folder(config.out)
+        processes.lead(lambda: _make_folder_of_seeds(config.out))
         runs = [_of_seed(config, config.seed + number) for number in range(config.seeds)]
         for run in runs:
             train_one(run, processes)
         if processes.leads:
             report_seeds(config.out, [run.out for run in runs])
     return 0
+
+
+def _make_folder_of_seeds(out: Path) -> None:
+    if (out / RUN).exists():
+        raise UserError(f"out {out} holds a run of one seed: give --seeds another folder")
+    make_folder(out)
 
 
 def _of_seed(config: TrainConfig, seed: int) -> TrainConfig:
@@ -71,170 +83,90 @@ def _of_seed(config: TrainConfig, seed: int) -> TrainConfig:
 
 def train_one(config: TrainConfig, processes: Processes) -> None:
     """Train the network of one seed into config.out, from where an earlier try stopped."""
-    data = open_data(config)
+    data, network = open_data(config), network_of(config)
+    summary = check_training_set(data)
     order_of(config, data, processes, epoch=0)  # refuses too large a batch before anything is written
-    network = network_of(config)
-    document = {"recipe": config.recipe_values(), "data": describe(data)}
-    classifier = build_classifier(config, network, data.num_classes, processes)
-    board = Board(config.out / "tensorboard") if config.tensorboard and processes.leads else None
-    folder = RunFolder.open(config.out, document) if processes.leads else None
-    processes.wait()
-    try:
+    check_compilable(config, network, processes.device)
+    arithmetic, init = arithmetic_of(config, processes.device), load_init(config, network)
+    validation = open_validation(config, network, processes)
+    document = describe(config, data, arithmetic=arithmetic, init=init, validation=validation)
+    board = processes.lead(lambda: Board(config.out / "tensorboard") if config.tensorboard else None)
+    folder = processes.lead(lambda: RunFolder.open(config.out, document))
+    about = {**document, "data": {"name": data.name, **document["data"]}, "torch": torch.__version__}
+    with folder or nullcontext():
         if processes.tell(int(folder is not None and folder.finished)):
             _say(processes, f"{config.out} is finished already")
-            return
-        about = {**document, "torch": torch.__version__}
-        trainer = Trainer(
-            config, classifier, data, open_loader(config, data, network, processes), processes=processes,
-            folder=folder, validation=open_validation(config, network, processes, about), board=board,
-        )  # fmt: skip
-        _say(processes, opening_line(config, data, classifier))
-        trainer.run()
-        _say_left_out(processes, trainer.loader)
-        if folder is not None:
-            publish(folder, classifier.backbone, network, about=about, steps=trainer.place.step)
+        else:
+            _say(processes, f"{summary.line()}; {config.backbone} {config.layout}, {config.epochs} epochs")
+            classifier = build_classifier(
+                config,
+                network,
+                init,
+                num_classes=data.num_classes,
+                arithmetic=arithmetic,
+                processes=processes,
+            )
+            loader = open_loader(config, data, network, processes)
+            trainer = Trainer(
+                config, classifier, data, loader, processes=processes, folder=folder, validation=validation,
+                board=board, about=about,
+            )  # fmt: skip
+            trainer.run()
+            _say_left_out(processes, loader)
+            if folder is not None:
+                publish(folder, classifier.backbone, network, about={**about, "steps": trainer.place.step})
             _say(processes, f"trained {config.out}")
-    finally:
         if folder is not None:
-            folder.__exit__(None, None, None)
+            _export(config)
+    processes.wait()
 
 
-def open_data(config: TrainConfig) -> TrainingSet:
-    """The images to train on, checked; real ones mixed in where there are any."""
-    data = open_training_set(config.data, num_identities=config.identities, seed=config.seed)
-    if config.real is None:
-        return data
-    return mix(data, open_training_set(config.real, num_identities=config.real_identities, seed=config.seed))
+def describe(
+    config: TrainConfig, data: TrainingSet, *, arithmetic: Arithmetic, init: LoadedNetwork | None,
+    validation: Validation | None,
+) -> dict[str, Any]:  # fmt: skip
+    """What decides a run, by contents and not by where files lie: a resume must bring the same."""
+    recipe = config.recipe_values() | {"precision": arithmetic, "init": init.source if init else None}
+    counts = {"num_images": len(data.labels), "num_identities": data.num_classes}
+    return {
+        "recipe": recipe,
+        "data": {**counts, "fingerprint": data.fingerprint()},
+        "benchmarks": validation.digests if validation else None,
+    }
 
 
-def describe(data: TrainingSet) -> dict[str, Any]:
-    return {"name": data.name, "num_images": len(data.labels), "num_identities": data.num_classes,
-            "fingerprint": data.fingerprint()}  # fmt: skip
-
-
-def network_of(config: TrainConfig) -> BackboneConfig:
-    return BackboneConfig(
-        name=config.backbone, layout=config.layout, width=config.width, embedding_dim=config.embedding_dim,
-        dropout=config.dropout,
-    )  # fmt: skip
-
-
-def build_classifier(
-    config: TrainConfig, network: BackboneConfig, num_classes: int, processes: Processes
-) -> Classifier:
-    """Backbone and head on the device, with their first weights."""
-    backbone = first_weights(config, network)
-    head = build_head(
-        config.head, embedding_dim=config.embedding_dim, num_classes=num_classes, seed=config.seed,
-        margin=config.margin, scale=config.scale, h=config.h, t_alpha=config.t_alpha, group=processes.group,
-    )  # fmt: skip
-    backbone = lay_out(backbone, network, str(processes.device))
-    if config.sync_batch_norm:
-        backbone = synchronise(backbone, processes)
-    if config.compile:
-        backbone.compile()
-    lower = config.precision == "bf16" or (config.precision == "auto" and processes.device.type == "cuda")
-    classifier = Classifier(backbone, head, dtype=torch.bfloat16 if lower else torch.float32)
-    return classifier.to(processes.device)
-
-
-def first_weights(config: TrainConfig, network: BackboneConfig) -> nn.Module:
-    """Random weights of the seed, or those of --init.
-
-    Raises:
-        UserError: --init is another network.
-    """
-    backbone = build_backbone(network, seed=config.seed)
-    if config.init is None:
-        return backbone
-    loaded = load_network(config.init)
-    keys = ("name", "layout", "width", "embedding_dim")
-    differing = [key for key in keys if getattr(loaded.config, key) != getattr(network, key)]
-    other = [f"{key} {getattr(loaded.config, key)}" for key in differing]
-    if differing:
-        raise UserError(
-            f"init {config.init} is another network, of {', '.join(other)}: give a recipe that fits it"
-        )
-    backbone.load_state_dict(loaded.module.state_dict())
-    return backbone
-
-
-def open_loader(
-    config: TrainConfig, data: TrainingSet, network: BackboneConfig, processes: Processes
-) -> Loader:
-    chance = config.augment_probability
-    chances = {} if chance is None else {"crop": chance, "low_res": chance, "photometric": chance}
-    augment = AugmentConfig(set=config.augment, **chances)
-    return Loader(
-        data, device=str(processes.device), channels=network.channel_order, augment=augment,
-        num_threads=config.num_threads or len(os.sched_getaffinity(0)), max_unreadable=config.max_unreadable,
-    )  # fmt: skip
-
-
-def open_validation(
-    config: TrainConfig, network: BackboneConfig, processes: Processes, about: dict[str, Any]
-) -> Validation | None:
+def open_validation(config: TrainConfig, network: BackboneConfig, processes: Processes) -> Validation | None:
     """The same on every process, though only the one that leads measures."""
     if config.benchmarks is None:
         return None
-    return Validation(
-        config.benchmarks, network, device=str(processes.device), best=config.out / BEST, about=about
-    )
+    return Validation(config.benchmarks, network, device=str(processes.device), best=config.out / BEST)
 
 
 def publish(
-    folder: RunFolder, backbone: nn.Module, network: BackboneConfig, *, about: dict[str, Any], steps: int
+    folder: RunFolder, backbone: nn.Module, network: BackboneConfig, *, about: dict[str, Any]
 ) -> None:
-    """Write the network that came out, the best where epochs were compared, and say that the run is whole."""
+    """Write the network that came out, the best where epochs were compared, else the last; the run is whole then."""
     best = folder.folder / BEST
     if best.exists():
-        loaded = load_network(best)
-        about = {
-            **about,
-            "steps": steps,
-            "kept": json.loads((best / "config.json").read_text())["about"]["epoch"],
-        }
-        save_network(folder.folder, loaded.module, network, about=about)
+        kept = json.loads((best / "config.json").read_text())["about"]["epoch"]
+        save_network(folder.folder, load_network(best).module, network, about={**about, "kept": kept})
     else:
-        save_network(folder.folder, backbone, network, about={**about, "steps": steps})
+        save_network(folder.folder, backbone, network, about=about)
     folder.finish()
 
 
-def opening_line(config: TrainConfig, data: TrainingSet, classifier: Classifier) -> str:
-    num = sum(parameter.numel() for parameter in classifier.backbone.parameters())
-    return (
-        f"{check_training_set(data).line()}; {config.backbone} {config.layout}, "
-        f"{num / 1e6:.1f} M parameters; {config.epochs} epochs of batch {config.batch_size}"
-    )
-
-
-def report_seeds(out: Path, runs: list[Path]) -> None:
-    """Write and print mean and sample standard deviation of the runs' best accuracies."""
-    found = {run.name: _best(run) for run in runs}
-    sets = [name for name in found[runs[0].name] if all(name in values for values in found.values())]
-    columns = {name: [values[name] for values in found.values()] for name in sets}
-    summary = {
-        name: {"mean": mean(column), "std": stdev(column), "runs": column} for name, column in columns.items()
-    }
-    write_atomic(out / SEEDS, dump({"runs": list(found), "accuracy": summary}))
-    for name, column in columns.items():
-        print(f"{name}: {100 * mean(column):.2f} +- {100 * stdev(column):.2f} over {len(runs)} seeds")
-    if not summary:
-        print(f"trained {len(runs)} seeds into {out}; `d2r-fast evaluate {out}` compares them")
-
-
-def _best(run: Path) -> dict[str, float]:
-    lines = [line for line in read_metrics(run) if "accuracies" in line]
-    if not lines:
-        return {}
-    best = max(lines, key=lambda line: line["accuracy"])
-    return {**best["accuracies"], "mean": best["accuracy"]}
+def _export(config: TrainConfig) -> None:
+    """Write the graph, after the run is whole: what fails here can be tried again without training."""
+    if config.onnx and not (config.out / ONNX).exists():
+        export_recogniser(config.out, config.out / ONNX)
 
 
 def _say_left_out(processes: Processes, loader: Loader) -> None:
     if loader.unreadable:
         named = "; ".join(loader.unreadable[:NAMED])
         _say(processes, f"{len(loader.unreadable)} unreadable images were left out: {named}")
+    if loader.num_resized:
+        _say(processes, f"{loader.num_resized} times an image was scaled to 112x112")
 
 
 def _say(processes: Processes, line: str) -> None:

@@ -7,9 +7,9 @@ weights of one that was not, bit for bit on a CPU with the same number of thread
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from d2r_fast.recognition.training.config import TrainConfig
 from d2r_fast.recognition.training.distributed import Processes
 from d2r_fast.recognition.training.loader import Loader
 from d2r_fast.recognition.training.optimiser import build_optimiser, learning_rate, set_learning_rate
-from d2r_fast.recognition.training.run_folder import RunFolder, read_checkpoint
+from d2r_fast.recognition.training.run_folder import CHECKPOINT, RunFolder, read_checkpoint
 from d2r_fast.recognition.training.sampler import epoch_order
 from d2r_fast.recognition.training.training_set import TrainingSet
 from d2r_fast.recognition.training.validation import Validation
@@ -71,15 +71,17 @@ class Trainer:
         folder: the run's, on the process that leads; None on the others.
         validation: measures the network after every epoch; None where there are no benchmarks.
         board: takes the metrics too.
+        about: what is written beside a network that is kept.
     """
 
     def __init__(
         self, config: TrainConfig, classifier: Classifier, data: TrainingSet, loader: Loader, *,
-        processes: Processes, folder: RunFolder | None, validation: Validation | None, board: Board | None = None,
+        processes: Processes, folder: RunFolder | None, validation: Validation | None, board: Board | None,
+        about: Mapping[str, Any],
     ) -> None:  # fmt: skip
         self.config, self.classifier, self.loader = config, classifier, loader
         self.data, self.processes = data, processes
-        self.folder, self.validation, self.board = folder, validation, board
+        self.folder, self.validation, self.board, self.about = folder, validation, board, about
         self.model = _distribute(classifier, processes)
         self.optimiser = build_optimiser(classifier, config)
         self.place = Place()
@@ -87,14 +89,28 @@ class Trainer:
         self.steps_per_epoch = len(order_of(config, data, processes, epoch=0))
 
     def run(self) -> None:
-        """Train to the end of the last epoch, or to where --early-stop gives up."""
+        """Train to the end of the last epoch, or to where --early-stop gives up.
+
+        Raises:
+            RunError: the loss or a weight is not a number, memory or the disk is full, too much is unreadable.
+        """
         self._resume()
+        try:
+            self._train()
+        except torch.OutOfMemoryError:
+            raise RunError(
+                f"a batch of {self.config.batch_size} images does not fit into the device's memory: give a smaller "
+                "--batch-size, or more processes"
+            ) from None
+
+    def _train(self) -> None:
         self.classifier.train()
         while self.place.step < self.config.epochs * self.steps_per_epoch and not self._gives_up():
             self._train_epoch()
             self._end_epoch()
 
     def _train_epoch(self) -> None:
+        self.window = Window.empty(self.processes.device)
         epoch, start = divmod(self.place.step, self.steps_per_epoch)
         task = f"epoch {epoch + 1} of {self.config.epochs}, step"
         with Meter(
@@ -113,7 +129,7 @@ class Trainer:
         torch.manual_seed(self._dropout_seed())
         set_learning_rate(self.optimiser, learning_rate(self.config, self.place.step, self.steps_per_epoch))
         loss, norms = self.model(images, labels)
-        num_images = self.processes.total(torch.tensor(float(len(images)), device=images.device))
+        num_images = self.processes.total(torch.full((), float(len(images)), device=images.device))
         # DDP takes the mean of the processes' gradients; this makes it that of the loss of the whole batch.
         (loss * (self.processes.count / num_images)).backward()
         if self.config.clip_norm is not None:
@@ -151,12 +167,13 @@ class Trainer:
         loss, norm = (self.processes.total(torch.stack([window.loss, window.norm])) / window.images).tolist()
         seconds = time.perf_counter() - window.started_s
         if not math.isfinite(loss):
-            self._stop_at_nan()
+            self._stop_at_nan("the loss")
+        num_unreadable = self._num_unreadable()
         if self.folder is not None:
             self._write(
                 step=self.place.step, epoch=(self.place.step - 1) // self.steps_per_epoch, loss=loss,
                 learning_rate=self.optimiser.param_groups[0]["lr"], norm=norm,
-                images_per_s=round(float(window.images) / seconds, 2),
+                images_per_s=round(float(window.images) / seconds, 2), unreadable=num_unreadable,
             )  # fmt: skip
         return f"loss {loss:.4g}"
 
@@ -166,15 +183,29 @@ class Trainer:
         if self.board is not None:
             self.board.add(values)
 
-    def _stop_at_nan(self) -> None:
-        saved = self.folder.checkpoint if self.folder is not None else None
-        kept = (
-            f"the last good checkpoint is {saved}"
-            if saved and saved.exists()
-            else "there is no checkpoint yet"
-        )
-        raise RunError(
-            f"the loss is not a number at step {self.place.step}: {kept}; give another folder and a lower "
+    def _num_unreadable(self) -> int:
+        """Over all processes; each sees other images.
+
+        Raises:
+            RunError: they are more than allowed.
+        """
+        found = torch.full((), float(len(self.loader.unreadable)), device=self.processes.device)
+        total = int(self.processes.total(found))
+        if total > self.config.max_unreadable:
+            self._stop(f"{total} images cannot be read and --max-unreadable is {self.config.max_unreadable}")
+        return total
+
+    def _stop(self, why: str) -> NoReturn:
+        """End the run on all processes; one speaks."""
+        if not self.processes.leads:
+            raise SystemExit(1)
+        raise RunError(why)
+
+    def _stop_at_nan(self, what: str) -> NoReturn:
+        saved = self.config.out / CHECKPOINT
+        kept = f"the last good checkpoint is {saved}" if saved.exists() else "there is no checkpoint yet"
+        self._stop(
+            f"{what} is not a number at step {self.place.step}: {kept}; give another folder and a lower "
             "--learning-rate, --warmup-epochs, --clip-norm or --precision fp32"
         )
 
@@ -186,23 +217,34 @@ class Trainer:
     def _validate(self, validation: Validation) -> None:
         """Measure the network, and keep it where it is the best so far."""
         epoch = self.place.step // self.steps_per_epoch - 1
-        best = self.place.best_accuracy
-        if self.folder is not None:
-            accuracies = validation.measure(self.classifier.backbone)
-            mean = sum(accuracies.values()) / len(accuracies)
-            self._write(step=self.place.step, epoch=epoch, accuracy=mean, accuracies=accuracies)
-            if mean > best:
-                validation.keep(self.classifier.backbone, epoch=epoch, accuracy=mean)
-            self.place.best_accuracy = max(best, mean)
-        if self.processes.tell(int(self.place.best_accuracy > best)):
+        if self.processes.lead(lambda: self._keep_if_better(validation, epoch)):
             self.place.best_epoch = epoch
+        self.place.best_epoch = self.processes.tell(self.place.best_epoch)
+
+    def _keep_if_better(self, validation: Validation, epoch: int) -> bool:
+        accuracies = validation.measure(self.classifier.backbone)
+        mean = sum(accuracies.values()) / len(accuracies)
+        self._write(step=self.place.step, epoch=epoch, accuracy=mean, accuracies=accuracies)
+        if mean <= self.place.best_accuracy:
+            return False
+        about = {**self.about, "steps": self.place.step, "epoch": epoch, "accuracy": mean}
+        validation.keep(self.classifier.backbone, about=about)
+        self.place.best_accuracy = mean
+        return True
 
     def _gives_up(self) -> bool:
         epoch = self.place.step // self.steps_per_epoch - 1
         patience = self.config.early_stop
-        return patience is not None and epoch - max(self.place.best_epoch, -1) >= patience
+        return patience is not None and epoch - self.place.best_epoch >= patience
 
     def _save(self) -> None:
+        """Replace the checkpoint.
+
+        Raises:
+            RunError: a weight is not a number, which the loss shows one step later only.
+        """
+        if not self._is_finite():
+            self._stop_at_nan("a weight")
         if self.folder is None:
             return
         self.folder.save(
@@ -211,13 +253,29 @@ class Trainer:
              "best_accuracy": self.place.best_accuracy}
         )  # fmt: skip
 
+    def _is_finite(self) -> bool:
+        """Whether weights, statistics and momenta are all numbers."""
+        momenta = [value for state in self.optimiser.state.values() for value in state.values()]
+        tensors = [*self.classifier.state_dict().values(), *momenta]
+        floating = [tensor for tensor in tensors if isinstance(tensor, Tensor) and tensor.is_floating_point()]
+        return bool(torch.isfinite(nn.utils.get_total_norm(floating, norm_type=math.inf)))
+
     def _resume(self) -> None:
-        """Go to where the last checkpoint is; every process reads it."""
-        state = read_checkpoint(self.config.out / "checkpoint.pt", self.processes.device)
+        """Go to where the last checkpoint is; every process reads it.
+
+        Raises:
+            RunError: it is damaged, or the processes find different ones.
+        """
+        state = read_checkpoint(self.config.out / CHECKPOINT)
         if state is not None:
             self.classifier.load_state_dict(state["weights"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.place = Place(state["step"], state["best_epoch"], state["best_accuracy"])
+        if self.processes.tell(self.place.step) != self.place.step:
+            raise RunError(
+                f"{self.config.out} holds another checkpoint here than where the leading process runs: give a folder "
+                "that all machines share"
+            )
         if self.folder is not None:
             self.folder.begin(self.place.step)
         if self.board is not None:
