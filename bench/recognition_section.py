@@ -14,22 +14,27 @@ from d2r_fast.bench.ceiling import Rates, measure_rates
 from d2r_fast.bench.context import Bench
 from d2r_fast.bench.ijb_scale import AGGREGATE, SCORE, SWEEP
 from d2r_fast.bench.measure import NoTime, Timing, compare, interleave
-from d2r_fast.bench.plain_folds import plain_ten_fold
+from d2r_fast.bench.plain_folds import plain_distances, plain_ten_fold, scripted_ten_fold
 from d2r_fast.bench.record import Found
 from d2r_fast.bench.targets import target
 from d2r_fast.engine.console import say
 from d2r_fast.engine.errors import RunError
-from d2r_fast.recognition.evaluation.folds import Folds, pair_distances, ten_fold
+from d2r_fast.recognition.evaluation.folds import Folds, pair_distances, ten_fold, unit_distances
 
 NUM_PAIRS, WIDTH = 6000, 512
 """LFW's number of pairs, and the usual embedding."""
+OVER_SCRIPT = "ten-fold sweep over a plain loop"
 NUM_ROUNDS = 5
 WINDOW_S = 0.1
 MINI_SHARE = 0.02
 """Of IJB-C's size, where networks are mini too."""
 MOST_S, MOST_BYTES = 60.0, 6e9
 """What IJB-C's size may take."""
-PLAIN, SWEPT, WHOLE = "plain loop over thresholds", "ten-fold sweep", "ten-fold sweep, distances included"
+PLAIN, SWEPT = "plain loop over thresholds", "ten-fold sweep"
+WHOLE_SCRIPT, WHOLE_PLAIN, WHOLE_SWEPT, RAW_SWEPT = (
+    "loop of the published scripts, from unit vectors", "plain loop over thresholds, from unit vectors",
+    "ten-fold sweep, from unit vectors", "ten-fold sweep, from embeddings",
+)  # fmt: skip
 Json = dict[str, Any]
 
 
@@ -45,32 +50,53 @@ def measure(bench: Bench, found: Found) -> None:
 
 
 def measure_folds(bench: Bench, found: Found, rates: Rates) -> None:
-    """6,000 pairs, 10 folds, 400 thresholds.
+    """6,000 pairs, 10 folds, 400 thresholds: like against like, from unit vectors on as calculate_roc and from
+    distances on.
 
     Raises:
-        RunError: the plain loop comes to other accuracies.
+        RunError: a loop comes to other accuracies.
     """
     rng = np.random.default_rng(0)
     same = rng.random(NUM_PAIRS) < 0.5
     embeddings = rng.standard_normal((2 * NUM_PAIRS, WIDTH))
     embeddings[1::2] += np.where(same, 0.5, 0)[:, None] * embeddings[0::2]
-    distances = pair_distances(embeddings)
-    check_same(ten_fold(distances, same), plain_ten_fold(distances, same))
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    distances = unit_distances(unit)
+    check_same(ten_fold(distances, same), plain_ten_fold(plain_distances(unit), same))
+    check_same(ten_fold(distances, same), scripted_ten_fold(unit, same))
     timings = interleave(
         {
+            WHOLE_SCRIPT: lambda: scripted_ten_fold(unit, same),
+            WHOLE_PLAIN: lambda: plain_ten_fold(plain_distances(unit), same),
+            WHOLE_SWEPT: lambda: ten_fold(unit_distances(unit), same),
             PLAIN: lambda: plain_ten_fold(distances, same),
             SWEPT: lambda: ten_fold(distances, same),
-            WHOLE: lambda: ten_fold(pair_distances(embeddings), same),
+            RAW_SWEPT: lambda: ten_fold(pair_distances(embeddings), same),
         },
         num_rounds=NUM_ROUNDS, window_s=WINDOW_S, most_s=bench.budget.left_s * 0.3,
     )  # fmt: skip
-    floors_s = {WHOLE: embeddings.nbytes / rates.bytes_per_s}
+    floors_s = dict.fromkeys((WHOLE_SWEPT, RAW_SWEPT), embeddings.nbytes / rates.bytes_per_s)
     for name, timing in timings.items():
         share = floors_s[name] / timing.median_s if name in floors_s else None
         found.row(name, num_pairs=NUM_PAIRS, **timing.row(NUM_PAIRS), of_ceiling=share)
-    title = "ten-fold sweep over a plain loop"
-    ratio = compare(timings[PLAIN], timings[SWEPT])
-    found.ratio(title, ratio, target=target(title, bench.kind), note="6,000 pairs, 400 thresholds, identical")
+    for title, loop, sweep, note in (
+        (
+            OVER_SCRIPT,
+            WHOLE_SCRIPT,
+            WHOLE_SWEPT,
+            "the work of calculate_roc: unit vectors in, all outcomes counted",
+        ),
+        (
+            f"{OVER_SCRIPT}, accuracy alone",
+            WHOLE_PLAIN,
+            WHOLE_SWEPT,
+            "unit vectors in, no more than asked for",
+        ),
+        (f"{OVER_SCRIPT}, distances given", PLAIN, SWEPT, "distances in, no more than asked for"),
+    ):
+        ratio = compare(timings[loop], timings[sweep])
+        note = f"{NUM_PAIRS:,} pairs, 400 thresholds, identical; {note}"
+        found.ratio(title, ratio, target=target(title, bench.kind), note=note)
 
 
 def check_same(ours: Folds, plain: tuple[list[float], list[float]]) -> None:

@@ -45,7 +45,7 @@ class DecodeError(ValueError):
         self.reason = reason
 
 
-def decode(data: bytes) -> NDArray[np.uint8]:
+def decode(data: bytes, *, min_side: int = MIN_SIDE) -> NDArray[np.uint8]:
     """Pixels of a PNG, JPEG, WebP, BMP or TIFF file: uint8 (H, W, 3) RGB, upright, C-contiguous.
 
     The EXIF orientation is applied; of an animation the first frame is taken. 16-bit samples keep their high
@@ -53,11 +53,15 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     Transparency is laid over black: the border of an aligned crop is black too (ArcFace's warp pads with 0),
     and the colour under fully transparent pixels is arbitrary.
 
+    Args:
+        data: the file's bytes.
+        min_side: pixels that the shorter side must have; where no face is looked for, 1 will do.
+
     Raises:
         DecodeError: no bytes, no image, cut short, too small or too large, of no 8- or 16-bit kind.
     """
     image = _open(data)
-    _check_size(image.width, image.height)
+    _check_size(image.width, image.height, min_side=min_side)
     try:
         _load(image)
         orientation = _orientation(image)
@@ -87,9 +91,9 @@ def _open(data: bytes) -> Image.Image:
         ) from None
 
 
-def _check_size(width: int, height: int) -> None:
-    if min(width, height) < MIN_SIDE:
-        raise DecodeError(f"too small: {width}x{height}, at least {MIN_SIDE} pixels a side")
+def _check_size(width: int, height: int, *, min_side: int) -> None:
+    if min(width, height) < min_side:
+        raise DecodeError(f"too small: {width}x{height}, at least {min_side} pixels a side")
     if width * height > MAX_PIXELS:
         raise DecodeError(f"too large: {width}x{height}, at most {MAX_PIXELS / 1e6:.0f} megapixels")
 

@@ -7,11 +7,19 @@ import onnxruntime
 from d2r_fast.engine.errors import UserError
 
 
+class NoProvider(UserError):
+    """onnxruntime cannot run on a device; `reason` says why, without an option that chooses another."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}, or choose --recogniser-device cpu")
+        self.reason = reason
+
+
 def open_session(path: Path, *, device: str) -> onnxruntime.InferenceSession:
     """An onnxruntime session on `cpu`, where a run has one thread, `cuda` or `cuda:N`.
 
     Raises:
-        UserError: no such file, not an ONNX graph, or a provider that this onnxruntime does not have.
+        UserError: no such file, not an ONNX graph, or a provider that this onnxruntime does not have (NoProvider).
     """
     if not path.is_file():
         raise UserError(
@@ -28,11 +36,10 @@ def open_session(path: Path, *, device: str) -> onnxruntime.InferenceSession:
     # onnxruntime lists CUDA where its libraries cannot be loaded, and then runs on the CPU without a word.
     wanted = provider if isinstance(provider, str) else provider[0]
     if wanted not in session.get_providers():
-        raise UserError(f"onnxruntime could not start {wanted}: check its CUDA libraries, or {_ON_CPU}")
+        raise NoProvider(f"onnxruntime could not start {wanted}: check its CUDA libraries")
     return session
 
 
-_ON_CPU = "choose --recogniser-device cpu"
 _STATE = onnxruntime.capi.onnxruntime_pybind11_state
 _LOAD_ERRORS = (
     _STATE.Fail,
@@ -50,9 +57,9 @@ def _provider(device: str) -> str | tuple[str, dict[str, str]]:
     if device == "cpu":
         return "CPUExecutionProvider"
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise UserError(
+        raise NoProvider(
             f"onnxruntime here cannot run on {device} (it has {', '.join(onnxruntime.get_available_providers())}): "
-            f"pip install onnxruntime-gpu in its place, or {_ON_CPU}"
+            "pip install onnxruntime-gpu in its place"
         )
     _, _, index = device.partition(":")
     # The default search picks convolutions by timing them, so that two runs may compute differently.

@@ -13,6 +13,7 @@ from d2r_fast.engine.batch import fixed_batches
 from d2r_fast.engine.config import Precision
 from d2r_fast.engine.device import find_device
 from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.onnx_session import NoProvider
 from d2r_fast.engine.recogniser import Recogniser
 from d2r_fast.recognition.backbone import lay_out
 from d2r_fast.recognition.backbone_config import Channels
@@ -114,7 +115,12 @@ class OnnxEmbedder:
                 f"precision {precision} for {path}: an ONNX graph computes as it is written, give fp32 or the network "
                 "it was made from"
             )
-        self._recogniser = Recogniser.load(path, device=find_device(device), batch_size=batch_size)
+        if not path.is_file():
+            raise UserError(f"{path} is missing: give a run folder, an ONNX recogniser or a checkpoint")
+        try:
+            self._recogniser = Recogniser.load(path, device=find_device(device), batch_size=batch_size)
+        except NoProvider as error:
+            raise UserError(f"{error.reason}, or choose --device cpu") from None
         self.embedding_dim, self.size = self._recogniser.embedding_dim, self._recogniser.size
         self.name = source_of(path, path)
 

@@ -6,13 +6,16 @@ config.json for people and other programs:
     {"backbone": {"name": "ir_50", "layout": "insightface", "width": 1.0, ...}, "about": {...}}
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -122,7 +125,41 @@ def network_file(path: Path) -> Path:
 def source_of(file: Path, path: Path) -> str:
     """What a report calls the network at `path`: file name, under its folder's where that was given, and SHA-256."""
     name = f"{path.resolve().name}/{file.name}" if path != file else file.name
-    return f"{name} {sha256_file(file)[:12]}"
+    return f"{name} {weights_sha256(file)[:12]}"
+
+
+def weights_sha256(file: Path) -> str:
+    """Hex SHA-256 of a network's file; of an ONNX graph with weights in files beside it, one over all of them.
+
+    Raises:
+        UserError: a file of weights that the graph names is missing, or the file is no graph.
+    """
+    digest = sha256_file(file)
+    locations = external_files(file) if file.suffix == ".onnx" else []
+    if not locations:
+        return digest
+    total = hashlib.sha256(digest.encode())
+    for location in locations:
+        beside = file.parent / location
+        if not beside.is_file():
+            raise UserError(f"{file} has weights in {location}, which is missing: keep both together")
+        total.update(f"\n{location} {sha256_file(beside)}".encode())
+    return total.hexdigest()
+
+
+def external_files(graph: Path) -> list[str]:
+    """Files beside an ONNX graph that hold weights of its, as it names them, in order of their names.
+
+    Raises:
+        UserError: it is no ONNX graph.
+    """
+    try:
+        nodes = onnx.load(graph, load_external_data=False).graph
+    except DecodeError as error:
+        raise UserError(f"{graph} is not a usable ONNX graph: {error}") from None
+    constants = (attribute.t for node in nodes.node for attribute in node.attribute)
+    entries = (entry for tensor in (*nodes.initializer, *constants) for entry in tensor.external_data)
+    return sorted({entry.value for entry in entries if entry.key == "location"})
 
 
 class _Description(Frozen):

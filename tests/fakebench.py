@@ -165,3 +165,9 @@ def write_onnx(path: Path, *, seed: int = 0, size: int = 112) -> None:
         [numpy_helper.from_array(weight, "weight")],
     )  # fmt: skip
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def keep_weights_beside(path: Path) -> None:
+    """Move the weights of an ONNX file to weights.bin beside it."""
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)

@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 
 from d2r_fast.engine.errors import UserError
 from d2r_fast.recognition.evaluation.published import accuracy_runs
+from d2r_fast.recognition.quality.accuracies import read_accuracies
 from d2r_fast.recognition.quality.calibrate import calibrate, published_groups
 from d2r_fast.recognition.quality.config import QualityConfig
 from d2r_fast.recognition.quality.quality import run_quality
@@ -161,6 +162,40 @@ def test_own_accuracies_take_the_place_of_the_papers(tmp_path: Path) -> None:
     assert {ranking["group"] for ranking in rankings} == {"given"}
     assert of(rankings, "given", "mine")["eer"]["rho"] == pytest.approx(1)
     assert of(rankings, "given", "lfw")["eer"]["num"] == 1
+    assert of(rankings, "given", "mean")["eer"] == of(rankings, "given", "mine")["eer"], (
+        "LFW is known of one run"
+    )
+
+
+FIVE = {"lfw": 0.9, "calfw": 0.8, "cplfw": 0.7, "agedb_30": 0.6, "cfp_fp": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("rows", "means"),
+    [
+        ([FIVE | {"ijbc": 0.1}, FIVE | {"lfw": 0.4}], [0.7, 0.6]),
+        ([FIVE | {"ijbc": 0.2}, {"lfw": 0.4, "ijbc": 0.3}], [0.55, 0.35]),
+        ([{"lfw": 0.4}, {"ijbc": 0.3}], [None, None]),
+        ([{"lfw": 0.4}, {}], [0.4, None]),
+        ([{"lfw": 0.4, "mean": 0.45}, {"lfw": 0.3}], [0.45, None]),
+    ],
+)
+def test_every_mean_is_over_the_same_benchmarks(
+    tmp_path: Path, rows: list[dict[str, float]], means: list[float | None]
+) -> None:
+    names = dict.fromkeys(name for row in rows for name in row)
+    given = [
+        {"run": str(place), **{name: row.get(name, "") for name in names}} for place, row in enumerate(rows)
+    ]
+    found = read_accuracies(write_csv(tmp_path / "accuracies.csv", *given))
+    assert [values.get("mean") for values in found.values()] == pytest.approx(means)
+
+
+@pytest.mark.parametrize("text", ["run\na\nb\n", "run,lfw\na,\nb,\n"])
+def test_a_table_without_an_accuracy_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "accuracies.csv").write_text(text)
+    with pytest.raises(UserError, match=r"accuracies\.csv has no accuracy of any run"):
+        read_accuracies(tmp_path / "accuracies.csv")
 
 
 def test_the_command_calibrates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

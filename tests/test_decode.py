@@ -276,3 +276,10 @@ def test_real_renders(shared: Path) -> None:
     assert image.shape == (112, 112, 3)
     photo = decode((shared / "faces" / "ageitgey_obama.jpg").read_bytes())
     assert photo.shape == (1137, 910, 3)
+
+
+def test_small_images_are_read_where_no_face_is_looked_for() -> None:
+    pixels = np.arange(3, dtype=np.uint8).reshape(1, 1, 3)
+    np.testing.assert_array_equal(decode(png(pixels), min_side=1), pixels)
+    with pytest.raises(DecodeError, match="too small: 1x1, at least 2 pixels a side"):
+        decode(png(pixels), min_side=2)

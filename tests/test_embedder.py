@@ -10,9 +10,12 @@ from onnx import TensorProto, helper
 
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.files import sha256_file
+from d2r_fast.engine.recogniser import Recogniser
+from d2r_fast.recognition import embedder as embedder_module
 from d2r_fast.recognition.embedder import TorchEmbedder, normalise, open_embedder
-from d2r_fast.recognition.network_file import LoadedNetwork, save_network
+from d2r_fast.recognition.network_file import LoadedNetwork, save_network, weights_sha256
 
+from .fakebench import keep_weights_beside, write_onnx
 from .mininetworks import LAYOUTS, copy_exported, crops, mini_config, mini_network
 
 CROPS = crops(5)
@@ -119,7 +122,9 @@ def test_refusals(folder: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             open_embedder(folder / "r.onnx", **options)
-    with pytest.raises(UserError, match=r"none\.onnx is missing"):
+    with pytest.raises(
+        UserError, match=r"none\.onnx is missing: give a run folder, an ONNX recogniser or a checkpoint$"
+    ):
         open_embedder(tmp_path / "none.onnx", device="cpu")
     with pytest.raises(UserError, match="none is missing: give a run folder or a checkpoint"):
         open_embedder(tmp_path / "none", device="cpu")
@@ -127,6 +132,37 @@ def test_refusals(folder: Path, tmp_path: Path) -> None:
     broken.write_bytes((folder / "r.onnx").read_bytes()[:100])
     with pytest.raises(UserError, match="is not a usable ONNX graph"):
         open_embedder(broken, device="cpu")
+
+
+def test_advice_names_options_that_there_are(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedder_module, "find_device", lambda device: device)
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(
+        UserError, match=r"cannot run on cuda .*onnxruntime-gpu in its place, or choose --device cpu$"
+    ):
+        open_embedder(folder / "r.onnx", device="cuda")
+    with pytest.raises(UserError, match=r"or choose --recogniser-device cpu$"):
+        Recogniser.load(folder / "r.onnx", device="cuda")
+
+
+def test_weights_beside_an_onnx_are_in_its_name(tmp_path: Path) -> None:
+    write_onnx(tmp_path / "net.onnx")
+    assert weights_sha256(tmp_path / "net.onnx") == sha256_file(tmp_path / "net.onnx")
+    keep_weights_beside(tmp_path / "net.onnx")
+    before = open_embedder(tmp_path / "net.onnx", device="cpu").name
+    beside = tmp_path / "weights.bin"
+    beside.write_bytes(beside.read_bytes()[::-1])
+    after = open_embedder(tmp_path / "net.onnx", device="cpu").name
+    assert before.split()[0] == after.split()[0] == "net.onnx"
+    assert before != after
+    beside.unlink()
+    with pytest.raises(UserError, match=r"weights in weights\.bin, which is missing"):
+        weights_sha256(tmp_path / "net.onnx")
+    (tmp_path / "net.onnx").write_bytes(b"no graph")
+    with pytest.raises(UserError, match="not a usable ONNX graph"):
+        weights_sha256(tmp_path / "net.onnx")
 
 
 def test_an_onnx_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -1,33 +1,41 @@
 """The evaluate command on small benchmarks: networks of every kind, resuming, seeds, and what can be wrong."""
 
 import json
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
-from d2r_fast.engine.decode import DecodeError
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.files import write_atomic
 from d2r_fast.recognition.backbone import build_backbone
 from d2r_fast.recognition.backbone_config import BackboneConfig
 from d2r_fast.recognition.evaluation import evaluate as module
-from d2r_fast.recognition.evaluation.bin_file import BinPairs, read_bin, write_bin
+from d2r_fast.recognition.evaluation.bin_file import read_bin, write_bin
 from d2r_fast.recognition.evaluation.config import EvaluateConfig
-from d2r_fast.recognition.evaluation.crops import EncodedCrops, to_side
-from d2r_fast.recognition.evaluation.embed_crops import embed_crops
 from d2r_fast.recognition.evaluation.finished import hold, load_result, save_result
 from d2r_fast.recognition.evaluation.fusion import parse_fusion
-from d2r_fast.recognition.evaluation.pairs import pairs_of_bin, verify_pairs
+from d2r_fast.recognition.evaluation.pairs import pairs_of_bin
 from d2r_fast.recognition.evaluation.results import by_run, encode_results, to_json
 from d2r_fast.recognition.evaluation.suites import Settings, find_suites
 from d2r_fast.recognition.network_file import save_network
 
-from .fakebench import CoarsePixels, encode, face, make_bin, make_ijb, make_rfw, pair_list, write_onnx
+from .fakebench import (
+    CoarsePixels,
+    encode,
+    face,
+    keep_weights_beside,
+    make_bin,
+    make_ijb,
+    make_rfw,
+    pair_list,
+    write_onnx,
+)
 
 SETTINGS = Settings(flip=True, fusion=parse_fusion("adaface"), batch_size=8, max_unreadable=0)
 
@@ -58,60 +66,6 @@ def results(out: Path) -> dict[str, Any]:
     return found
 
 
-def loops(pairs: BinPairs, embeddings: NDArray[np.float64]) -> tuple[list[float], list[float]]:
-    """Ten folds by the book: accuracies and thresholds of contiguous folds."""
-    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    distances = ((unit[0::2] - unit[1::2]) ** 2).sum(axis=1)
-    accuracies, chosen = [], []
-    for test in np.array_split(np.arange(len(distances)), 10):
-        train = np.setdiff1d(np.arange(len(distances)), test)
-        grid = np.arange(0, 4, 0.01)
-        rates = [((distances[train] < threshold) == pairs.same[train]).mean() for threshold in grid]
-        chosen.append(grid[int(np.argmax(rates))])
-        accuracies.append(((distances[test] < chosen[-1]) == pairs.same[test]).mean())
-    return accuracies, chosen
-
-
-@pytest.mark.parametrize("flip", [True, False])
-def test_pairs_equal_the_protocol_in_loops(benchmarks: Path, flip: bool) -> None:
-    found, network = read_bin(benchmarks / "cfp_fp.bin"), CoarsePixels()
-    crops = np.stack([EncodedCrops(found.images, "").read(row) for row in range(len(found.images))])
-    raw = network(crops).astype(np.float64) + (network(crops[:, :, ::-1]) if flip else 0)
-    accuracies, thresholds = loops(found, raw)
-    result = verify_pairs(pairs_of_bin(found, source="cfp_fp.bin"), network, suite="cfp_fp", flip=flip)
-    assert list(result.folds) == pytest.approx(accuracies)
-    assert list(result.thresholds) == pytest.approx(thresholds)
-    assert result.accuracy == pytest.approx(np.mean(accuracies))
-    assert result.std == pytest.approx(np.std(accuracies))
-    assert result.accuracy > 0.8, "patterns of one identity are alike"
-
-
-def test_mirror_images_are_added_raw() -> None:
-    """The sum weighs each by its length: not the same as adding unit vectors."""
-    crops = EncodedCrops([encode(face(1, 2))], "")
-    network = CoarsePixels()
-    pixels = crops.read(0)[None]
-    expected = network(pixels).astype(np.float64) + network(pixels[:, :, ::-1])
-    found = embed_crops(crops, network, title="", dtype=np.float64)
-    np.testing.assert_array_equal(found.embeddings, expected)
-
-
-def test_an_image_is_embedded_once() -> None:
-    shots, same = pair_list(30)
-    pairs = pairs_of_bin(BinPairs([encode(face(*shot)) for shot in shots], np.array(same)), source="")
-    network = CoarsePixels()
-    verify_pairs(pairs, network, suite="lfw")
-    assert network.num_crops == 2 * len(set(shots)) < 2 * len(shots)
-
-
-def test_batches_do_not_matter(benchmarks: Path) -> None:
-    pairs = pairs_of_bin(read_bin(benchmarks / "lfw.bin"), source="lfw.bin")
-    one, other = (
-        verify_pairs(pairs, CoarsePixels(), suite="lfw", batch_size=size) for size in (3, 64)
-    )  # fmt: skip
-    assert one == other
-
-
 def test_reading_leaves_torch_its_threads(benchmarks: Path) -> None:
     before = torch.get_num_threads()
     (suite,) = find_suites(benchmarks, ["ijbb"])
@@ -119,52 +73,16 @@ def test_reading_leaves_torch_its_threads(benchmarks: Path) -> None:
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize("side", [56, 96, 150, 300])
-def test_other_sizes_are_resized_as_insightface_does(side: int) -> None:
-    image = face(3, 1, size=side)
-    expected = cv2.resize(image, (112, 112), interpolation=cv2.INTER_CUBIC)
-    assert np.abs(to_side(image).astype(int) - expected).max() <= 1
-    with pytest.raises(DecodeError, match="square"):
-        to_side(image[:-1])
-
-
-def test_unreadable_images(tmp_path: Path) -> None:
-    make_bin(tmp_path / "lfw.bin", num=20)
-    good = read_bin(tmp_path / "lfw.bin")
-    images = [b"broken" if index in (0, 13) else image for index, image in enumerate(good.images)]
-    pairs = pairs_of_bin(BinPairs(images, good.same), source="lfw.bin")
-    lost = 1  # two broken images of the same bytes are one
-    with pytest.raises(
-        UserError, match=r"lfw: 1 of \d+ images cannot be read and 0 may.*image 0 of lfw\.bin: not a"
-    ):
-        verify_pairs(pairs, CoarsePixels(), suite="lfw")
-    found = verify_pairs(pairs, CoarsePixels(), suite="lfw", max_unreadable=lost)
-    kept = np.ones(20, bool)
-    kept[[0, 6]] = False
-    fewer = BinPairs([image for index, image in enumerate(good.images) if kept[index // 2]], good.same[kept])
-    alone = verify_pairs(pairs_of_bin(fewer, source=""), CoarsePixels(), suite="lfw")
-    assert (found.folds, found.thresholds, found.num_unreadable) == (alone.folds, alone.thresholds, lost)
-
-
-def test_nothing_readable_is_no_result() -> None:
-    pairs = pairs_of_bin(BinPairs([b"a", b"b"] * 10, np.array([True, False] * 5)), source="x.bin")
-    with pytest.raises(UserError, match="2 of 2 images"):
-        verify_pairs(pairs, CoarsePixels(), suite="x", max_unreadable=100)
-
-
-def test_embeddings_that_are_not_finite(benchmarks: Path) -> None:
-    def broken(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return np.full((len(crops), 4), np.nan, np.float32)
-
-    pairs = pairs_of_bin(read_bin(benchmarks / "lfw.bin"), source="lfw.bin")
-    with pytest.raises(RunError, match=r"image 0 of lfw\.bin is not finite"):
-        verify_pairs(pairs, broken, suite="lfw")
-
-
-def test_pairs_of_one_kind_are_named(tmp_path: Path) -> None:
-    write_bin(tmp_path / "lfw.bin", [encode(face(row, 0)) for row in range(24)], [False] * 12)
-    with pytest.raises(UserError, match="lfw: all 12 pairs are of two people"):
-        verify_pairs(pairs_of_bin(read_bin(tmp_path / "lfw.bin"), source=""), CoarsePixels(), suite="lfw")
+def test_files_that_are_missing_are_found_before_anything_is_embedded(tmp_path: Path) -> None:
+    make_ijb(tmp_path / "IJBB")
+    (suite,) = find_suites(tmp_path, ["ijbb"])
+    lost = sorted((tmp_path / "IJBB" / "loose_crop").iterdir())[-1]
+    lost.unlink()
+    network = CoarsePixels()
+    with pytest.raises(UserError, match=rf"ijbb: 1 of \d+ images cannot be used .*{lost.name}: No such file"):
+        suite.measure(network, replace(SETTINGS, batch_size=1))
+    assert network.num_crops == 0
+    assert suite.measure(network, replace(SETTINGS, max_unreadable=1)).num_unreadable == 1
 
 
 def test_every_suite_of_a_folder(benchmarks: Path, network: Path, tmp_path: Path) -> None:
@@ -243,12 +161,20 @@ def test_settings_that_matter_are_measured_again(
     run = {"benchmarks": benchmarks, "out": out, "suite": "lfw,ijbb"}
     evaluate(tmp_path, **run)
     both = counting.since()
+    first = results(out)["ijbb"]
     evaluate(tmp_path, **run, ijb_fusion="adaface")
+    assert counting.since() == 0, "norm and detector score weigh the same embeddings"
+    second = results(out)["ijbb"]
+    assert (first["fusion"], second["fusion"]) == ("F1N1D1", "F1N1D0")
+    assert first["fusions"]["F1N1D0"]["tar_at_far"] == second["tar_at_far"]
+    assert second["fusions"].keys() == {"F1N1D1", "F1N0D1", "F1N0D0"}
+    evaluate(tmp_path, **run, ijb_fusion="F0N1D1")
     assert 0 < counting.since() < both, "fusion decides IJB alone"
     evaluate(tmp_path, **run, batch_size=7)
     assert counting.since() == 0, "batches decide nothing"
     evaluate(tmp_path, **run, no_flip=True)
-    assert counting.since() > 0
+    pairs = pairs_of_bin(read_bin(benchmarks / "lfw.bin"), source="")
+    assert counting.since() == len(pairs.crops), "of IJB templates the fusion says whether there are flips"
 
 
 def test_a_changed_benchmark_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,6 +186,38 @@ def test_a_changed_benchmark_is_measured_again(tmp_path: Path, monkeypatch: pyte
     evaluate(tmp_path, benchmarks=tmp_path, out=out)
     assert counting.since() > 0
     assert results(out)["lfw"]["num_impostor"] == 11
+
+
+@pytest.mark.parametrize("kind", ["ijbb", "rfw"])
+def test_changed_photographs_are_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    counting, out = Counting(monkeypatch), tmp_path / "out"
+    make_ijb(tmp_path / "IJBB")
+    make_rfw(tmp_path / "RFW" / "test")
+    image = min(path for path in tmp_path.rglob("*.jpg") if kind.upper() in path.parts)
+    whole = image.read_bytes()
+    image.write_bytes(b"broken")
+    evaluate(tmp_path, benchmarks=tmp_path, out=out, max_unreadable=1)
+    counting.since()
+    evaluate(tmp_path, benchmarks=tmp_path, out=out, max_unreadable=1)
+    assert counting.since() == 0
+    assert results(out)[kind]["num_unreadable"] == 1
+    image.write_bytes(whole)
+    evaluate(tmp_path, benchmarks=tmp_path, out=out, max_unreadable=1)
+    assert counting.since() > 0
+    assert results(out)[kind]["num_unreadable"] == 0
+    (image.parent / "loose").symlink_to("nothing")
+    os.utime(image, ns=(0, 0))
+    evaluate(tmp_path, benchmarks=tmp_path, out=out, suite=kind)
+    assert counting.since() > 0, "of another time"
+
+
+def test_a_folder_of_images_is_missing(tmp_path: Path, network: Path) -> None:
+    make_ijb(tmp_path / "IJBB")
+    shutil.rmtree(tmp_path / "IJBB" / "loose_crop")
+    with pytest.raises(UserError, match="loose_crop cannot be read"):
+        evaluate(network, benchmarks=tmp_path, out=tmp_path / "out", device="cpu")
 
 
 def test_a_stopped_run_goes_on(benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,8 +312,21 @@ def test_a_sidecar_is_part_of_a_network(benchmarks: Path, tmp_path: Path, networ
         evaluate(network, benchmarks=benchmarks, out=out, suite="lfw", device="cpu")
 
 
+def test_weights_beside_a_graph_are_part_of_a_network(
+    benchmarks: Path, tmp_path: Path, network: Path
+) -> None:
+    keep_weights_beside(network)
+    evaluate(network, benchmarks=benchmarks, out=tmp_path / "out", suite="lfw", device="cpu")
+    graph = network.read_bytes()
+    weights = network.with_name("weights.bin")
+    weights.write_bytes((-(np.frombuffer(weights.read_bytes(), np.float32) ** 2)).tobytes())
+    assert network.read_bytes() == graph
+    with pytest.raises(UserError, match="results of other networks"):
+        evaluate(network, benchmarks=benchmarks, out=tmp_path / "out", suite="lfw", device="cpu")
+
+
 def test_another_run_is_at_work(benchmarks: Path, network: Path, tmp_path: Path) -> None:
-    with hold(tmp_path / "out"), pytest.raises(RunError, match="another process evaluates"):
+    with hold(tmp_path / "out"), pytest.raises(RunError, match="is in use by process"):
         evaluate(network, benchmarks=benchmarks, out=tmp_path / "out", suite="lfw", device="cpu")
     evaluate(network, benchmarks=benchmarks, out=tmp_path / "out", suite="lfw", device="cpu")
 
@@ -370,10 +341,10 @@ def test_what_is_not_there(benchmarks: Path, network: Path, tmp_path: Path) -> N
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no benchmark"):
         evaluate(network, benchmarks=tmp_path / "empty", out=tmp_path / "out")
-    with pytest.raises(UserError, match="none"):
+    with pytest.raises(UserError, match=r"none\.onnx is missing: give a run folder, an ONNX recogniser or a"):
         evaluate(tmp_path / "none.onnx", benchmarks=benchmarks, out=tmp_path / "out", device="cpu")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="is not a folder"):
+    with pytest.raises(UserError, match="is a file or lies in one"):
         evaluate(network, benchmarks=benchmarks, out=tmp_path / "file", device="cpu")
 
 

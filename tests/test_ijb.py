@@ -15,6 +15,7 @@ from d2r_fast.engine.errors import UserError
 from d2r_fast.recognition.evaluation.columns import read_columns
 from d2r_fast.recognition.evaluation.fusion import Fusion, parse_fusion
 from d2r_fast.recognition.evaluation.ijb import IjbFiles, read_ijb
+from d2r_fast.recognition.evaluation.results import by_fusion
 from d2r_fast.recognition.evaluation.verify_ijb import verify_ijb
 
 from .fakebench import CoarsePixels, IjbRows, face, make_ijb, write_ijb_meta
@@ -103,6 +104,20 @@ def test_a_rate_that_is_not_reached_is_not_zero(folder: Path) -> None:
     assert result.folds == ()
 
 
+def test_one_pass_gives_every_fusion_of_its_flip(folder: Path) -> None:
+    make_ijb(folder)
+    ijb, network = read_ijb(IjbFiles("ijbb", folder)), CoarsePixels()
+    found = verify_ijb(ijb, network, suite="ijbb", fusion=parse_fusion("F0N1D0"))
+    assert network.num_crops == len(ijb.crops)
+    assert set(found.fusions) == {"F0N1D1", "F0N0D1", "F0N0D0"}
+    for name, one in by_fusion(found).items():
+        alone = verify_ijb(ijb, network, suite="ijbb", fusion=parse_fusion(name))
+        assert replace(alone, fusions={}) == one
+        assert one.roc is not None
+        assert alone.roc is not None
+        np.testing.assert_array_equal(alone.roc.thresholds, one.roc.thresholds)
+
+
 def test_switches_change_the_result(folder: Path) -> None:
     make_ijb(folder)
     ijb, network = read_ijb(IjbFiles("ijbb", folder)), CoarsePixels()
@@ -128,7 +143,8 @@ def test_unreadable_images_leave_their_template(folder: Path, capsys: pytest.Cap
         (folder / "loose_crop" / name).write_bytes(b"not an image")
     ijb = read_ijb(IjbFiles("ijbb", folder))
     with pytest.raises(
-        UserError, match=rf"ijbb: {len(lost)} of {len(rows.names)} images.*{lost[0]}: not a PNG"
+        UserError,
+        match=rf"ijbb: {len(lost)} of {len(rows.names)} images cannot be used.*{lost[0]}: not a PNG",
     ):
         verify_ijb(ijb, CoarsePixels(), suite="ijbb", fusion=ALL, max_unreadable=len(lost) - 1)
     found = verify_ijb(ijb, CoarsePixels(), suite="ijbb", fusion=ALL, max_unreadable=len(lost))
@@ -142,7 +158,8 @@ def test_unreadable_images_leave_their_template(folder: Path, capsys: pytest.Cap
     )  # fmt: skip
     write_ijb_meta(folder, "ijbb", fewer)
     again = verify_ijb(read_ijb(IjbFiles("ijbb", folder)), CoarsePixels(), suite="ijbb", fusion=ALL)
-    assert replace(found, num_unreadable=0) == again
+    fusions = {name: replace(one, num_unreadable=0) for name, one in found.fusions.items()}
+    assert replace(found, num_unreadable=0, fusions=fusions) == again
 
 
 def test_landmarks_that_coincide_are_an_unreadable_image(folder: Path) -> None:

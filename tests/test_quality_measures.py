@@ -158,7 +158,7 @@ def test_single_images_alone_have_no_consistency() -> None:
 
 def test_classes_that_cancel_out_are_refused() -> None:
     units = np.array([[1, 0], [-1, 0], [0, 1], [0, 1]], np.float32)
-    with pytest.raises(UserError, match="class 0 cancel out"):
+    with pytest.raises(UserError, match="identity 0 cancel out"):
         measure(units, np.array([0, 0, 1, 1]), Scale())
 
 

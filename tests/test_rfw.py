@@ -1,5 +1,6 @@
 """RFW: pairs, landmarks, alignment, and the mean and spread over races."""
 
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, pstdev
 
@@ -73,6 +74,24 @@ def test_a_race_is_missing(tmp_path: Path) -> None:
         make_bin(tmp_path / f"{race}_test.bin")
     with pytest.raises(UserError, match=r"lacks Indian_test\.bin"):
         find_suites(tmp_path)
+
+
+def test_a_stray_race_hinders_rfw_alone(tmp_path: Path) -> None:
+    make_bin(tmp_path / "African_test.bin")
+    make_bin(tmp_path / "lfw.bin")
+    assert [suite.name for suite in find_suites(tmp_path, ["lfw"])] == ["lfw"]
+    for names in ([], ["rfw"], ["lfw", "rfw"]):
+        with pytest.raises(UserError, match=r"lacks Asian_test\.bin, Caucasian_test\.bin, Indian_test\.bin"):
+            find_suites(tmp_path, names)
+
+
+def test_the_limit_of_unreadable_images_is_of_all_races_together(folder: Path) -> None:
+    (suite,) = find_suites(folder.parents[1])
+    for race in ("African", "Indian"):
+        read_rfw(RfwFolder(folder), race).crops.paths[0].write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"Indian: 1 of \d+ images cannot be used and 0 may be left out"):
+        suite.measure(CoarsePixels(), replace(SETTINGS, max_unreadable=1))
+    assert suite.measure(CoarsePixels(), replace(SETTINGS, max_unreadable=2)).num_unreadable == 2
 
 
 @pytest.mark.parametrize("folder_name", ["RFW", "rfw"])

@@ -133,7 +133,8 @@ def test_tar_is_read_at_the_nearest_point(scores: NDArray[np.float64], same: NDA
         assert (found.threshold, found.far, found.tar) in [
             (t, float(far), float(tar)) for t, far, tar in equally_near
         ]
-        assert found.reached == (Fraction(target).limit_denominator(10**6) * int((~same).sum()) >= 1)
+        enough = Fraction(target).limit_denominator(10**6) * int((~same).sum()) >= 1
+        assert found.reached == (enough and found.threshold < np.inf)
 
 
 def test_far_may_be_exceeded_and_nothing_is_interpolated() -> None:
@@ -156,6 +157,19 @@ def test_rates_finer_than_one_pair_are_not_reached(num_impostor: int, reached: i
     assert list(found) == list(FAR_TARGETS)
     assert [point.reached for point in found.values()] == [False] * (6 - reached) + [True] * reached
     assert [point.result for point in found.values()] == [None] * (6 - reached) + [1.0] * reached
+
+
+def test_a_share_that_no_threshold_accepts_is_not_reached() -> None:
+    """A collapsed network scores all pairs alike: nothing is accepted or everything, and 0 is no result."""
+    same = np.tile([True, False], 3000)
+    collapsed = tar_at_far(roc_curve(np.ones(6000), same))
+    assert {point.result for point in collapsed.values()} == {None}
+    scores = np.where(np.arange(6000) < 600, 1.0, np.linspace(0, 0.9, 6000))  # 300 impostors share the top
+    found = tar_at_far(roc_curve(scores, same))
+    assert found["1e-2"].result is None
+    assert found["1e-1"].result == pytest.approx(0.1)
+    single = tar_at_far(roc_curve(np.append(np.linspace(0, 1, 1000), 0.5), np.arange(1001) == 1000))
+    assert single["1e-3"].result == 0, "the best impostor above all genuine pairs: a threshold, and a true 0"
 
 
 def test_curve_of_a_million_ties_is_small() -> None:

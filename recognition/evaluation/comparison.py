@@ -1,5 +1,6 @@
 """Training sets that both papers report, side by side: what does not compare across them, in numbers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
@@ -21,6 +22,9 @@ class SameSet:
 
     name: str
     lfw: tuple[float, float]
+    cplfw: tuple[float, float]
+    calfw: tuple[float, float]
+    agedb: tuple[float, float]
     cfp: tuple[float, float]
     """CFPFP in Syn2Auth, CFP-FP in Digi2Real."""
     ijbc: tuple[float, float]
@@ -31,6 +35,18 @@ class SameSet:
     """Syn2Auth's Avg minus the mean of its five columns, points."""
     sixth: float
     """What a sixth column would have to be for Avg to be the mean of six."""
+
+    def gap(self, column: str) -> float:
+        """Syn2Auth's number less Digi2Real's, points; `column` is an attribute above."""
+        ours, theirs = getattr(self, column)
+        gap: float = ours - theirs
+        return gap
+
+
+def gap_range(found: Sequence[SameSet], column: str) -> tuple[float, float]:
+    """The smallest and the largest of the sets' gaps, by size."""
+    gaps = sorted((same.gap(column) for same in found), key=abs)
+    return gaps[0], gaps[-1]
 
 
 def same_sets() -> list[SameSet]:
@@ -52,6 +68,9 @@ def _same_set(name: str, pairs: PublishedRow, tars: PublishedRow, theirs: dict[s
     return SameSet(
         name=name,
         lfw=(pairs.values["LFW"], theirs["LFW"]),
+        cplfw=(pairs.values["CPLFW"], theirs["CPLFW"]),
+        calfw=(pairs.values["CALFW"], theirs["CALFW"]),
+        agedb=(pairs.values["AGEDB"], theirs["AgeDB-30"]),
         cfp=(pairs.values["CFPFP"], theirs["CFP-FP"]),
         ijbc=(tars.values["1e-04"], theirs["IJB-C"]),
         ijbc_std=tars.stds["1e-04"],

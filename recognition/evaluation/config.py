@@ -26,7 +26,7 @@ class EvaluateConfig(Frozen):
     name of any other .bin there. Default: all that are there."""
     ijb_fusion: str = "insightface"
     """IJB templates: insightface (F1N1D1), adaface (F1N1D0) or any triple of flip sum, norm kept, detector
-    score."""
+    score. The three others of the same flip are reported beside it."""
     no_flip: FlagCreatePairsOff[bool] = False
     """Pairs by the images alone, without their mirror images."""
     max_unreadable: Annotated[int, Field(ge=0)] = 0

@@ -1,5 +1,6 @@
 """Where the faces of a benchmark come from: each index an aligned crop of 112x112."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ class EncodedCrops:
         return f"image {index} of {self.source}"
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        return to_side(decode(self.images[index]))
+        return to_side(decode(self.images[index], min_side=1))
 
 
 @dataclass(frozen=True)
@@ -62,18 +63,31 @@ class LooseCrops:
     def name(self, index: int) -> str:
         return str(self.paths[index])
 
+    def missing(self) -> list[int]:
+        """Images that their folder does not list: one call for a folder, where asking for each file is one for each."""
+        listed = {folder: _names_in(folder) for folder in {path.parent for path in self.paths}}
+        return [row for row, path in enumerate(self.paths) if path.name not in listed[path.parent]]
+
     def read(self, index: int) -> NDArray[np.uint8]:
         try:
             data = self.paths[index].read_bytes()
         except OSError as error:
             raise DecodeError(error.strerror or "cannot be read") from None
-        pixels = torch.tensor(decode(data))[None]  # decoded arrays may be read-only
+        pixels = torch.tensor(decode(data, min_side=1))[None]  # decoded arrays may be read-only
         try:
             crops = align(pixels, torch.from_numpy(self.landmarks[index : index + 1]), size=SIZE)
         except ValueError:
             raise DecodeError("landmarks that coincide or are not finite") from None
         crop: NDArray[np.uint8] = crops[0].numpy()
         return crop
+
+
+def _names_in(folder: Path) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries}
+    except OSError:
+        return set()  # whatever ails the folder, none of its images can be read
 
 
 def to_side(image: NDArray[np.uint8], *, side: int = SIZE) -> NDArray[np.uint8]:

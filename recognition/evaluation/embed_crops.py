@@ -1,9 +1,12 @@
 """Embed the crops of a benchmark: read ahead in threads, the network at once, mirror images added.
 
+Files that are not there are found before a network runs, and once too many images are unusable it runs no more.
+
 An embedding is that of the crop plus that of its mirror image, neither of them normalised (InsightFace and
 AdaFace do the same in different words).
 """
 
+import errno
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,11 +20,12 @@ from d2r_fast.engine.backends.threads import LoneThreads
 from d2r_fast.engine.console import Meter, say
 from d2r_fast.engine.decode import DecodeError
 from d2r_fast.engine.errors import RunError, UserError
-from d2r_fast.recognition.evaluation.crops import SIZE, Crops
+from d2r_fast.recognition.evaluation.crops import SIZE, Crops, LooseCrops
 
 AHEAD = 2
 """Batches that are read while one is embedded; with it they bound the memory."""
 _SHOWN = 3
+ZERO = "its embedding is zero"
 
 Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Crops uint8 (N, 112, 112, 3) RGB -> embeddings float32 (N, D), not normalised."""
@@ -29,7 +33,7 @@ Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Embedded:
-    """`embeddings` (N, D), not normalised, rows of 0 where `readable` bool (N,) says that there is no image."""
+    """`embeddings` (N, D), not normalised, rows of 0 where `readable` bool (N,) says that there is none to be had."""
 
     embeddings: NDArray[np.floating]
     readable: NDArray[np.bool_]
@@ -41,14 +45,25 @@ class Embedded:
 
 def embed_crops(
     crops: Crops, embed: Embed, *, title: str, flip: bool = True, batch_size: int = 128,
-    max_unreadable: int = 0, dtype: type[np.float32] | type[np.float64] = np.float32,
+    max_unreadable: int = 0, dtype: type[np.float32] | type[np.float64] = np.float32, leave_zeros: bool = False,
 ) -> Embedded:  # fmt: skip
     """Embeddings of all crops, in their order; `dtype` is what mirror images are added in.
 
+    Args:
+        crops: where the images come from.
+        embed: the network.
+        title: what to call them in messages.
+        flip: add the embedding of the mirror image.
+        batch_size: crops that are embedded together.
+        max_unreadable: images to do without. Of more than these all are counted, and no more of them embedded.
+        dtype: of the result.
+        leave_zeros: do without images whose embedding is zero too.
+
     Raises:
-        UserError: more than `max_unreadable` images cannot be read; the line counts them and names the first.
-        RunError: an embedding that is not finite.
+        UserError: more than `max_unreadable` images cannot be used; the line counts them and names the first.
+        RunError: an embedding that is not finite, or is zero and may not be.
     """
+    _check_present(crops, title, max_unreadable)
     embeddings = np.zeros((len(crops), 0), dtype)
     readable = np.zeros(len(crops), bool)
     unreadable: list[str] = []
@@ -61,15 +76,25 @@ def embed_crops(
                 for index, crop in enumerate(batch)
                 if isinstance(crop, DecodeError)
             ]
-            if found:
+            if found and len(unreadable) <= max_unreadable:
                 part = _sums(np.stack(found), embed, flip=flip, dtype=dtype)
-                _check_finite(part, rows, crops)
-                if not readable.any():
+                whole = _check(part, rows, crops, leave_zeros=leave_zeros)
+                unreadable += [f"{crops.name(int(row))}: {ZERO}" for row in rows[~whole]]
+                if not embeddings.size:
                     embeddings = np.zeros((len(crops), part.shape[1]), dtype)
-                embeddings[rows], readable[rows] = part, True
-            meter.advance(len(batch), note=f"{len(unreadable)} unreadable" if unreadable else "")
+                embeddings[rows[whole]], readable[rows[whole]] = part[whole], True
+            meter.advance(len(batch), note=f"{len(unreadable)} unusable" if unreadable else "")
     _judge(title, unreadable, len(crops), max_unreadable)
     return Embedded(embeddings, readable)
+
+
+def _check_present(crops: Crops, title: str, limit: int) -> None:
+    """Find files that are missing by their folders' listings: hours of work may stand before the first of them."""
+    if not isinstance(crops, LooseCrops):
+        return
+    missing = [f"{crops.name(row)}: {os.strerror(errno.ENOENT)}" for row in crops.missing()]
+    if len(missing) > limit:
+        _judge(title, missing, len(crops), limit)
 
 
 def _sums(
@@ -82,13 +107,19 @@ def _sums(
     return total
 
 
-def _check_finite(embeddings: NDArray[np.floating], rows: NDArray[np.int64], crops: Crops) -> None:
-    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-    if len(bad):
-        raise RunError(
-            f"the embedding of {crops.name(int(rows[bad[0]]))} is not finite: the network is damaged, or needs "
-            "--precision fp32"
-        )
+def _check(
+    embeddings: NDArray[np.floating], rows: NDArray[np.int64], crops: Crops, *, leave_zeros: bool
+) -> NDArray[np.bool_]:
+    """Which of the rows (n,) have a direction: all that are not zero."""
+    norms = np.sqrt(np.einsum("ij,ij->i", embeddings, embeddings))
+    for bad, state in ((~np.isfinite(norms), "not finite"), (norms == 0, "zero")):
+        if bad.any() and not (leave_zeros and state == "zero"):
+            raise RunError(
+                f"the embedding of {crops.name(int(rows[np.argmax(bad)]))} is {state}: the network is damaged, or "
+                "needs --precision fp32"
+            )
+    nonzero: NDArray[np.bool_] = norms > 0
+    return nonzero
 
 
 def _judge(title: str, unreadable: list[str], num_crops: int, limit: int) -> None:
@@ -97,10 +128,10 @@ def _judge(title: str, unreadable: list[str], num_crops: int, limit: int) -> Non
     named = "; ".join(unreadable[:_SHOWN]) + ("; ..." if len(unreadable) > _SHOWN else "")
     if len(unreadable) > limit or len(unreadable) == num_crops:
         raise UserError(
-            f"{title}: {len(unreadable):,} of {num_crops:,} images cannot be read and {limit} may be left out "
+            f"{title}: {len(unreadable):,} of {num_crops:,} images cannot be used and {limit} may be left out "
             f"({named}): get them again, or raise --max-unreadable"
         )
-    say(f"{title}: {len(unreadable):,} of {num_crops:,} images cannot be read and are left out ({named})")
+    say(f"{title}: {len(unreadable):,} of {num_crops:,} images cannot be used and are left out ({named})")
 
 
 _Read = NDArray[np.uint8] | DecodeError

@@ -20,12 +20,13 @@ from d2r_fast.recognition.evaluation.finished import (
     load_result,
     result_path,
     save_result,
+    stamp,
 )
 from d2r_fast.recognition.evaluation.fusion import parse_fusion
 from d2r_fast.recognition.evaluation.results import SuiteResult, write_results
-from d2r_fast.recognition.evaluation.suites import SUITES, IjbSuite, Settings, Suite, find_suites
+from d2r_fast.recognition.evaluation.suites import SUITES, Settings, Suite, find_suites
 
-SCHEMA = 1
+SCHEMA = 2
 """Of what decides a result; a change of protocol raises it, and finished results are measured again."""
 _SEED = re.compile(r"seed-(\d+)")
 
@@ -46,19 +47,22 @@ def evaluate(config: EvaluateConfig) -> int:
     )
     with hold(config.out) as folder:
         digests = {suite.name: digest(suite.files()) for suite in suites}
+        stamps = {suite.name: stamp(suite.image_folders()) for suite in suites}
         candidates = open_candidates(config)
         claim(folder, {run: candidate.name for run, candidate in candidates.items()})
-        shared = {"schema": SCHEMA, "precision": config.precision, "flip": settings.flip}
+        shared = {"schema": SCHEMA, "precision": config.precision}
         results: dict[str, list[SuiteResult]] = {}
         for run, candidate in candidates.items():
             say(f"evaluating {run or config.network.name}: {candidate.name}")
-            decided_by = shared | {"network": candidate.name}
             results[run] = [
                 _measure(
-                    suite, candidate.embed, settings, folder, decided_by | {"files": digests[suite.name]}
+                    suite, candidate.embed, settings, folder,
+                    shared | {
+                        "network": candidate.name, "files": digests[suite.name], "images": stamps[suite.name],
+                    },
                 )
                 for suite in suites
-            ]
+            ]  # fmt: skip
         write_results(config.out, results, about=_about(config, settings, candidates, digests))
     say(f"results in {config.out}")
     return 0
@@ -131,13 +135,13 @@ def _measure(
     suite: Suite, embed: Embed, settings: Settings, folder: Path, decided_by: Mapping[str, Any]
 ) -> SuiteResult:
     """The finished result, or a new one that is then finished."""
-    fusion = {"fusion": str(settings.fusion)} if isinstance(suite, IjbSuite) else {}
-    path = result_path(folder, suite.name, {**decided_by, **fusion})
+    path = result_path(folder, suite.name, {**decided_by, **suite.decided_by(settings)})
     result = load_result(path, suite.name)
     finished = result is not None and result.num_unreadable <= settings.max_unreadable
     if result is None or not finished:
         result = suite.measure(embed, settings)
         save_result(path, result)
+    result = suite.as_asked(result, settings)
     say(f"{_line(result)}{', finished earlier' if finished else ''}")
     return result
 

@@ -4,14 +4,13 @@ Each is a file of its own, named after what decides it: network, benchmark files
 changed benchmark or other settings are another name, and are measured again.
 """
 
-import fcntl
 import hashlib
 import io
 import json
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from d2r_fast.engine.console import say
-from d2r_fast.engine.errors import RunError, UserError
-from d2r_fast.engine.files import disk_errors, remove_stale, write_atomic
+from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.files import make_folder, remove_stale, write_atomic
+from d2r_fast.engine.folder_lock import sign_lock, take_lock
 from d2r_fast.engine.marker import document_digest, dump
 from d2r_fast.recognition.evaluation.results import SuiteResult, decode_suite, encode_suite
 from d2r_fast.recognition.evaluation.roc import Roc
@@ -40,27 +40,14 @@ def hold(out: Path) -> Iterator[Path]:
         RunError: another process evaluates into it.
     """
     folder = out / FOLDER
-    with disk_errors(folder):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise UserError(f"out {out} is not a folder: give another") from None
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    make_folder(folder)
+    lock = take_lock(folder)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"{out}: another process evaluates into it: wait for it, or give another --out"
-            ) from None
-        except OSError as error:
-            raise RunError(
-                f"{out} cannot be locked ({error.strerror}): give a folder on another disk"
-            ) from None
+        sign_lock(lock, folder)
         remove_stale(folder)
         yield folder
     finally:
-        os.close(descriptor)
+        os.close(lock)
 
 
 def claim(folder: Path, networks: Mapping[str, str]) -> None:
@@ -106,13 +93,47 @@ def digest(files: list[Path]) -> str:
     return total.hexdigest()
 
 
+def stamp(folders: list[Path]) -> str:
+    """Hex SHA-256 over name, size and time of change of each file in folders of photographs.
+
+    To read half a million of them would take longer than many a network needs for them.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    total = hashlib.sha256()
+    for folder in folders:
+        try:
+            found = sorted(_files(folder, ""))
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be read ({error.strerror}): put the benchmark's images there"
+            ) from None
+        for name, num_bytes, changed_ns in found:
+            total.update(f"{name}\0{num_bytes}\0{changed_ns}\n".encode(errors="surrogateescape"))
+    return total.hexdigest()
+
+
+def _files(folder: Path, below: str) -> Iterator[tuple[str, int, int]]:
+    """Name, bytes and time of change of every file in a folder and those in it."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = f"{below}{entry.name}"
+            if entry.is_dir():
+                yield from _files(Path(entry.path), f"{name}/")
+                continue
+            with suppress(FileNotFoundError):  # a link to nothing is no image
+                found = entry.stat()
+                yield name, found.st_size, found.st_mtime_ns
+
+
 def save_result(path: Path, result: SuiteResult) -> None:
     """Write a result with its curves, whole or not at all.
 
     Raises:
         RunError: the disk is full.
     """
-    parts = {"": result, **result.races}
+    parts = {"": result, **result.races, **result.fusions}
     about = {
         "result": encode_suite(result),
         "seconds": {name: found.seconds for name, found in parts.items()},
@@ -135,8 +156,11 @@ def load_result(path: Path, suite: str) -> SuiteResult | None:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             about = json.loads(arrays["about"].tobytes())
             result = decode_suite(suite, about["result"])
-            races = {race: _complete(found, race, about, arrays) for race, found in result.races.items()}
-            return replace(_complete(result, "", about, arrays), races=races)
+            races, fusions = (
+                {name: _complete(found, name, about, arrays) for name, found in parts.items()}
+                for parts in (result.races, result.fusions)
+            )
+            return replace(_complete(result, "", about, arrays), races=races, fusions=fusions)
     except _DAMAGE as error:
         say(f"{path} is damaged ({type(error).__name__}) and {suite} is measured again")
         return None

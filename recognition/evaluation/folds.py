@@ -12,6 +12,7 @@ One pass decides which threshold first accepts each pair; sums over thresholds a
 count that the protocol asks for, so that thresholds and folds cost nothing.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,13 +54,16 @@ class ValAtFar:
         val: mean over folds; None where no threshold reaches the rate.
         std: population standard deviation over folds; None likewise.
         far: mean of the rates that the folds then show; None likewise.
-        reached: whether in every fold the other folds have a threshold for the rate.
     """
 
     val: float | None
     std: float | None
     far: float | None
-    reached: bool
+
+    @property
+    def reached(self) -> bool:
+        """Whether every fold has pairs of both kinds, and the other folds a threshold for the rate."""
+        return self.val is not None
 
 
 def pair_distances(embeddings: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -82,12 +86,12 @@ def pair_distances(embeddings: NDArray[np.floating]) -> NDArray[np.floating]:
     rows = embeddings if embeddings.dtype == np.float32 else embeddings.astype(np.float64, copy=False)
     norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
     check_norms(norms)
-    distances = np.empty(len(rows) // 2, rows.dtype)
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        some = slice(start, start + ROWS_AT_ONCE)
-        unit = rows[some] / norms[some, None]
-        distances[start // 2 :][: len(unit) // 2] = np.square(unit[0::2] - unit[1::2]).sum(axis=1)
-    return distances
+    return np.concatenate([_gaps(rows[some] / norms[some, None]) for some in _slices(len(rows))])
+
+
+def unit_distances(unit: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The same of rows (2N, D) that are unit vectors already, as InsightFace's calculate_roc is given them: (N,)."""
+    return np.concatenate([_gaps(unit[some]) for some in _slices(len(unit))])
 
 
 def ten_fold(
@@ -127,32 +131,40 @@ def val_at_far(
     The threshold of a fold lies where the false accept rate of the others, a straight line between the grid's
     thresholds, takes the value asked for; where it keeps that value for a while, at the end of that stretch.
     (The original interpolates by SciPy's "slinear", which today refuses a rate that stays the same from one
-    threshold to the next, as it always does at 0.) A rate that no threshold reaches, or that is finer than one
-    impostor pair, is not reached; the original goes on with threshold 0 and counts it as a VAL of 0.
+    threshold to the next, as it always does at 0.) A rate that no threshold reaches, that is finer than one impostor
+    pair, or that a fold without pairs of one kind leaves open is not reached; the original goes on with threshold 0
+    and counts it as a VAL of 0.
 
     Args:
         distances, same, num_folds, step: as in `ten_fold`.
         far: the false accept rate asked for, above 0 and at most 1.
 
     Raises:
-        UserError: as in `ten_fold`, or a fold that has no pairs of one kind, inside or outside.
+        UserError: as in `ten_fold`.
     """
     counts = _count(distances, same, num_folds=num_folds, step=step)
     genuine, impostor = counts.genuine, counts.impostor
     others = impostor.sum() - impostor
-    lacking = np.flatnonzero((genuine == 0) | (impostor == 0) | (others == 0))
-    if lacking.size:
-        raise UserError(
-            f"fold {lacking[0]} of {num_folds} lacks pairs of one kind: VAL needs both in every fold; mix the list"
-        )
+    if not (genuine.all() and impostor.all() and resolves(int(others.min()), far)):
+        return ValAtFar(None, None, None)
     rates = (counts.accepted_impostor.sum(axis=0) - counts.accepted_impostor) / others[:, None]
-    if np.any(rates[:, -1] < far) or not resolves(int(others.min()), far):
-        return ValAtFar(None, None, None, reached=False)
+    if np.any(rates[:, -1] < far):
+        return ValAtFar(None, None, None)
     thresholds = np.array([np.interp(far, rate, counts.thresholds) for rate in rates])
     accepted = counts.values < thresholds[counts.fold]
     vals = _per_fold(counts, accepted & counts.same) / genuine
     fars = _per_fold(counts, accepted & ~counts.same) / impostor
-    return ValAtFar(float(vals.mean()), float(vals.std()), float(fars.mean()), reached=True)
+    return ValAtFar(float(vals.mean()), float(vals.std()), float(fars.mean()))
+
+
+def _slices(num_rows: int) -> Iterator[slice]:
+    return (slice(start, start + ROWS_AT_ONCE) for start in range(0, num_rows, ROWS_AT_ONCE))
+
+
+def _gaps(unit: NDArray[np.floating]) -> NDArray[np.floating]:
+    gaps = unit[0::2] - unit[1::2]
+    squared: NDArray[np.floating] = np.square(gaps, out=gaps).sum(axis=1)
+    return squared
 
 
 @dataclass(frozen=True, eq=False)

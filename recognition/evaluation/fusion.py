@@ -5,7 +5,7 @@ embeddings (N0 normalises each before it is averaged), D1 weighs each by its det
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 NAMES = {"insightface": "F1N1D1", "adaface": "F1N1D0"}
 """What their public evaluations do by default."""
@@ -18,6 +18,15 @@ class Fusion:
     flip: bool
     norm: bool
     detector: bool
+
+    def of_same_flip(self) -> "list[Fusion]":
+        """All four that the same embeddings give, this one first: a flip is embedded, norm and score weigh."""
+        four = [
+            replace(self, norm=norm, detector=detector)
+            for norm in (True, False)
+            for detector in (True, False)
+        ]
+        return sorted(four, key=lambda fusion: fusion != self)
 
     def __str__(self) -> str:
         return f"F{self.flip:d}N{self.norm:d}D{self.detector:d}"

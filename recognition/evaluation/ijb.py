@@ -38,6 +38,10 @@ class IjbFiles:
     def pairs(self) -> Path:
         return self._meta("template_pair_label")
 
+    @property
+    def images(self) -> Path:
+        return self.folder / "loose_crop"
+
     def _meta(self, part: str) -> Path:
         return self.folder / "meta" / f"{self.name}_{part}.txt"
 
@@ -77,9 +81,8 @@ def read_ijb(files: IjbFiles) -> Ijb:
     _check_pairs(files, first, second, labels, template_ids)
     landmarks = np.stack(points, axis=1).reshape(-1, 5, 2)
     _check_finite(files, landmarks, scores)
-    folder = files.folder / "loose_crop"
     return Ijb(
-        LooseCrops([folder / name for name in names], landmarks),
+        LooseCrops([files.images / name for name in names], landmarks),
         scores.astype(np.float32), template_ids, media_ids, first, second, labels == 1,
     )  # fmt: skip
 

@@ -56,7 +56,7 @@ def check_norms(norms: NDArray[np.floating], rows: NDArray[np.integer] | None = 
 
     Args:
         norms: (N,), lengths of embeddings.
-        rows: (N,), the numbers that the embeddings have for the user. Default: 0 to N - 1.
+        rows: (N,), the numbers that the embeddings have for the caller. Default: 0 to N - 1.
 
     Raises:
         UserError: a length is zero, NaN or infinite.

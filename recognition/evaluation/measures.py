@@ -17,7 +17,7 @@ class Gap(Enum):
     MISSING = "\N{EN DASH}"
     """Not evaluated."""
     UNREACHED = "n/r"
-    """Too few impostor pairs for that FAR."""
+    """Too few impostor pairs for that FAR, or too many pairs of the highest score."""
 
 
 Value = float | Gap
@@ -59,6 +59,16 @@ def race_accuracy(race: str) -> Measure:
 def tar(suite: str, far: str) -> Measure:
     """TAR at a FAR."""
     return lambda run: tar_of(run[suite], far) if suite in run else Gap.MISSING
+
+
+def val(suite: str) -> Measure:
+    """VAL at the one FAR that it is read at."""
+
+    def measure(run: Run) -> Value:
+        rates = list(run[suite].val_at_far.values()) if suite in run else []
+        return Gap.MISSING if not rates else Gap.UNREACHED if rates[0] is None else rates[0]
+
+    return measure
 
 
 def average(suites: Sequence[str]) -> Measure:

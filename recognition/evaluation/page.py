@@ -11,8 +11,9 @@ from typing import Any
 import jinja2
 
 from d2r_fast.engine.report import decimals, duration, number
-from d2r_fast.recognition.evaluation.comparison import same_sets
+from d2r_fast.recognition.evaluation.comparison import gap_range, same_sets
 from d2r_fast.recognition.evaluation.curves import CURVES, encode_curves
+from d2r_fast.recognition.evaluation.inputs import resolves
 from d2r_fast.recognition.evaluation.measures import (
     TEMPLATES,
     Gap,
@@ -22,10 +23,11 @@ from d2r_fast.recognition.evaluation.measures import (
     over_runs,
     spread,
     tar,
+    val,
 )
 from d2r_fast.recognition.evaluation.paper_tables import paper_tables
 from d2r_fast.recognition.evaluation.published import FIVE, read_published
-from d2r_fast.recognition.evaluation.results import Run, Statistic, having, suites_of, to_json
+from d2r_fast.recognition.evaluation.results import FARS, Run, Statistic, having, suites_of, to_json
 from d2r_fast.recognition.evaluation.roc_plot import (
     FAMILIES,
     Line,
@@ -34,7 +36,15 @@ from d2r_fast.recognition.evaluation.roc_plot import (
     render_png,
     render_svg,
 )
-from d2r_fast.recognition.evaluation.tables import TITLES, percent, race_tables, suite_table, title_of
+from d2r_fast.recognition.evaluation.tables import (
+    TITLES,
+    Table,
+    fusion_tables,
+    percent,
+    race_tables,
+    suite_table,
+    title_of,
+)
 from d2r_fast.recognition.evaluation.text_tables import to_latex, to_markdown
 
 PAGE, ABOUT = "page.html", "about.json"
@@ -45,7 +55,7 @@ FIVE_TITLES = "accuracy: LFW, CALFW, CPLFW, AgeDB\N{NON-BREAKING HYPHEN}30, CFP\
 def render_files(runs: Mapping[str, Run], *, about: Mapping[str, Any]) -> dict[str, bytes]:
     """Everything but results.json, by file name; see `results.write_results`."""
     name = name_of(about)
-    tables = [suite_table(runs, name=name), *race_tables(runs, name=name), *paper_tables(runs, name=name)]
+    tables = [suite_table(runs, name=name), *part_tables(runs, name=name), *paper_tables(runs, name=name)]
     lines = lines_of(runs)
     rendered = {
         ABOUT: to_json({**about, "seconds": seconds(runs)}),
@@ -71,15 +81,16 @@ def render_page(runs: Mapping[str, Run], *, about: Mapping[str, Any], lines: Map
     template = environment.from_string(
         files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8")
     )
-    folds = fold_rows(runs)
+    folds, shared = fold_rows(runs), same_sets()
+    gaps = {column: gap_range(shared, column) for column in ("calfw", "cplfw", "agedb")}
     return template.render(
         name=name, style=style, runs=runs, headlines=headlines(runs), tables=paper_tables(runs, name=name),
-        table=suite_table(runs, name=name), races_tables=race_tables(runs, name=name), folds=folds,
+        table=suite_table(runs, name=name), part_tables=part_tables(runs, name=name), folds=folds,
         num_folds=max((len(row["result"].folds) for row in folds), default=0), facts=facts(runs), lines=lines,
         families=FAMILIES, charts={family: render_inline(drawn, family=family) for family, drawn in lines.items()},
         unreached=unreached(runs), absent=absent(runs), skipped=about.get("skipped", {}), fusions=fusions(runs),
         unreadable={fact["title"]: fact["num_unreadable"] for fact in facts(runs) if fact["num_unreadable"]},
-        same_sets=same_sets(), falls=falls(), settings=settings(about), total_s=sum(seconds(runs).values()),
+        same_sets=shared, gaps=gaps, falls=falls(), settings=settings(about), total_s=sum(seconds(runs).values()),
         gap=Gap.MISSING.value,
     )  # fmt: skip
 
@@ -87,6 +98,11 @@ def render_page(runs: Mapping[str, Run], *, about: Mapping[str, Any], lines: Map
 def name_of(about: Mapping[str, Any]) -> str:
     """What our rows are called."""
     return str(about.get("name", "this network"))
+
+
+def part_tables(runs: Mapping[str, Run], *, name: str) -> list[Table]:
+    """Suites in parts: RFW by race, templates by fusion."""
+    return [*race_tables(runs, name=name), *fusion_tables(runs, name=name)]
 
 
 def headlines(runs: Mapping[str, Run]) -> list[dict[str, str]]:
@@ -119,30 +135,38 @@ def fold_rows(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
 
 
 def facts(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
-    """What each suite consists of; what differs between runs at its most, times summed."""
+    """What each suite consists of; what differs between runs at its most, times summed, VAL averaged."""
     found = []
     for suite in suites_of(runs):
         results = having(runs, suite)
         found.append({
             "title": title_of(suite), "num_genuine": results[0].num_genuine, "num_impostor": results[0].num_impostor,
             "num_unreadable": max(result.num_unreadable for result in results), "fusion": results[0].fusion,
-            "seconds": sum(result.seconds for result in results),
+            "seconds": sum(result.seconds for result in results), "val": over_runs(runs, val(suite)),
         })  # fmt: skip
     return found
 
 
 def unreached(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
-    """Per suite the FARs without a TAR, and how many impostor pairs they would need."""
+    """Per suite the FARs without a TAR in some run: those that need more impostor pairs, and how many, and the others,
+    where too many pairs have the highest score."""
     found: list[dict[str, Any]] = []
     for suite in suites_of(runs):
-        first = having(runs, suite)[0]
-        for race, result in {"": first, **first.races}.items():
-            fars = [far for far, rate in result.tar_at_far.items() if rate is None]
-            if fars:
-                found.append({
-                    "title": f"{title_of(suite)} {race}".strip(), "fars": fars, "num_impostor": result.num_impostor,
-                    "needed": round(1 / max(map(float, fars))),
-                })  # fmt: skip
+        results = having(runs, suite)
+        for race in ("", *results[0].races):
+            those = [result.races[race] if race else result for result in results]
+            fars = [
+                far
+                for far in FARS
+                if any(far in one.tar_at_far and one.tar_at_far[far] is None for one in those)
+            ]
+            num_impostor = those[0].num_impostor
+            few = [far for far in fars if not resolves(num_impostor, float(far))]
+            shared = {"title": f"{title_of(suite)} {race}".strip(), "num_impostor": num_impostor}
+            if few:
+                found.append({**shared, "fars": few, "needed": round(1 / max(map(float, few)))})
+            if len(fars) > len(few):
+                found.append({**shared, "fars": [far for far in fars if far not in few], "needed": None})
     return found
 
 

@@ -10,9 +10,12 @@ from d2r_fast.engine.errors import UserError
 from d2r_fast.recognition.evaluation.bin_file import BinPairs
 from d2r_fast.recognition.evaluation.crops import Crops, EncodedCrops
 from d2r_fast.recognition.evaluation.embed_crops import Embed, embed_crops
-from d2r_fast.recognition.evaluation.folds import pair_distances, ten_fold
+from d2r_fast.recognition.evaluation.folds import pair_distances, ten_fold, val_at_far
 from d2r_fast.recognition.evaluation.results import SuiteResult
 from d2r_fast.recognition.evaluation.roc import equal_error_rate, roc_curve, tar_at_far
+
+VAL_FAR = "1e-3"
+"""Where InsightFace reads VAL."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ def verify_pairs(
         folds=tuple(folds.accuracies.tolist()),
         thresholds=tuple(folds.thresholds.tolist()),
         tar_at_far={far: point.result for far, point in tar_at_far(roc).items()},
+        val_at_far={VAL_FAR: val_at_far(distances, same, far=float(VAL_FAR)).val},
         eer=equal_error_rate(roc),
         num_genuine=roc.num_genuine,
         num_impostor=roc.num_impostor,

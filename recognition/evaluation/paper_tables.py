@@ -16,10 +16,8 @@ from d2r_fast.recognition.evaluation.measures import (
     tar,
 )
 from d2r_fast.recognition.evaluation.published import SUITES, PublishedRow, read_published
-from d2r_fast.recognition.evaluation.results import FARS, Run, Statistic
+from d2r_fast.recognition.evaluation.results import FARS, RACES, Run, Statistic
 from d2r_fast.recognition.evaluation.tables import Row, Table, fusion_notes, ours_row
-
-RACES = ("African", "Asian", "Caucasian", "Indian")
 
 
 def paper_tables(runs: Mapping[str, Run], *, name: str) -> list[Table]:

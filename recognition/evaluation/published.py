@@ -4,7 +4,7 @@ Every row of a file says which paper and table it is from, of which metric, in w
 number that the paper prints behind the plus-minus of X.
 
 Sources: Digi2Real, "Bridging the Realism Gap in Synthetic Data Face Recognition via Foundation Models", and
-and Syn2Auth, "From synthetic to authentic" (the set it calls RealDigiFace).
+Syn2Auth, "From synthetic to authentic" (the set it calls RealDigiFace).
 """
 
 import csv

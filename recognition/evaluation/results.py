@@ -9,12 +9,11 @@ not measured or not reached. There is no NaN.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.files import disk_errors, write_atomic
 
 if TYPE_CHECKING:
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 RESULTS = "results.json"
 FARS = ("1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1")
 """False accept rates that a TAR is reported at, as keys of `tar_at_far`."""
+RACES = ("African", "Asian", "Caucasian", "Indian")
+"""Of RFW, in the order of reports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,10 @@ class SuiteResult:
     thresholds: tuple[float, ...] = ()
     """The folds' thresholds on the squared L2 distance of unit vectors, in [0, 4]."""
     tar_at_far: dict[str, float | None] = field(default_factory=dict)
-    """True accept rate by false accept rate ("1e-4"); None where there are too few impostor pairs for it."""
+    """True accept rate by false accept rate ("1e-4"); None where it is not reached: there are too few impostor pairs
+    for it, or so many pairs have the highest score that no threshold accepts so few."""
+    val_at_far: dict[str, float | None] = field(default_factory=dict)
+    """InsightFace's VAL, the true accept rate at thresholds chosen on the other folds; likewise."""
     eer: float | None = None
     """Equal error rate."""
     num_genuine: int = 0
@@ -52,6 +56,8 @@ class SuiteResult:
     """Images that could not be decoded."""
     fusion: str | None = None
     """Template benchmarks: which of flip, norm and detector score weighed in, as F1N1D0."""
+    fusions: "dict[str, SuiteResult]" = field(default_factory=dict)
+    """Template benchmarks: the same embeddings in the other ways of weighing."""
     races: "dict[str, SuiteResult]" = field(default_factory=dict)
     """RFW: one result per race."""
     roc: "Roc | None" = field(default=None, compare=False, repr=False)
@@ -62,6 +68,7 @@ class SuiteResult:
         rates = {"accuracy": self.accuracy, "std": self.std, "eer": self.eer}
         rates |= {f"fold {index}": rate for index, rate in enumerate(self.folds)}
         rates |= {f"TAR at FAR {far}": rate for far, rate in self.tar_at_far.items()}
+        rates |= {f"VAL at FAR {far}": rate for far, rate in self.val_at_far.items()}
         for name, rate in rates.items():
             if rate is not None and not 0.0 <= rate <= 1.0:
                 raise ValueError(f"{self.suite}: {name} is {rate}: give a fraction in [0, 1], or None")
@@ -115,6 +122,17 @@ def having(runs: Mapping[str, Run], suite: str) -> list[SuiteResult]:
     return [run[suite] for run in runs.values() if suite in run]
 
 
+def choose_fusion(results: Mapping[str, SuiteResult], name: str) -> SuiteResult:
+    """One of several results on the same embeddings, with the others beside it."""
+    return replace(results[name], fusions={other: results[other] for other in results if other != name})
+
+
+def by_fusion(result: SuiteResult) -> dict[str, SuiteResult]:
+    """A result and those beside it, by fusion."""
+    assert result.fusion is not None, "of a template benchmark"
+    return {result.fusion: replace(result, fusions={}), **result.fusions}
+
+
 def encode_results(runs: Mapping[str, Run]) -> dict[str, Any]:
     """The content of results.json."""
     encoded = {
@@ -139,12 +157,15 @@ def encode_suite(result: SuiteResult) -> dict[str, Any]:
         "thresholds": list(result.thresholds),
         "tar_at_far": dict(result.tar_at_far),
         "eer": result.eer,
+        "val_at_far": dict(result.val_at_far),
         "num_genuine": result.num_genuine,
         "num_impostor": result.num_impostor,
         "num_unreadable": result.num_unreadable,
     }
     if result.fusion is not None:
         entry["fusion"] = result.fusion
+    if result.fusions:
+        entry["fusions"] = {fusion: encode_suite(found) for fusion, found in result.fusions.items()}
     if result.races:
         entry["races"] = {race: encode_suite(found) for race, found in result.races.items()}
     return entry
@@ -159,11 +180,13 @@ def decode_suite(suite: str, entry: Mapping[str, Any]) -> SuiteResult:
         folds=tuple(entry["folds"]),
         thresholds=tuple(entry["thresholds"]),
         tar_at_far=dict(entry["tar_at_far"]),
+        val_at_far=dict(entry["val_at_far"]),
         eer=entry["eer"],
         num_genuine=entry["num_genuine"],
         num_impostor=entry["num_impostor"],
         num_unreadable=entry["num_unreadable"],
         fusion=entry.get("fusion"),
+        fusions={fusion: decode_suite(suite, found) for fusion, found in entry.get("fusions", {}).items()},
         races={race: decode_suite(race, found) for race, found in entry.get("races", {}).items()},
     )
 
@@ -175,24 +198,6 @@ def to_json(document: Mapping[str, Any]) -> bytes:
         ValueError: there is a NaN or an infinity in it.
     """
     return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def read_results(path: Path) -> dict[str, Run]:
-    """Results by run and suite from results.json, or from the folder that holds it; one run is named "".
-
-    Raises:
-        UserError: the file is not there, is no JSON, or is not of this form.
-    """
-    file = path / RESULTS if path.is_dir() else path
-    try:
-        document = json.loads(file.read_bytes())
-        return {name: _decode_run(run) for name, run in document.get("runs", {"": document}).items()}
-    except OSError as error:
-        raise UserError(
-            f"{file} cannot be read ({error.strerror}): give the --out of an evaluation"
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} holds no results of `d2r-fast evaluate`: evaluate again") from error
 
 
 def write_results(
@@ -229,27 +234,27 @@ def write_results(
     write_atomic(out / RESULTS, final)
 
 
-def _decode_run(run: Mapping[str, Any]) -> Run:
-    return {suite: decode_suite(suite, entry) for suite, entry in run.items()}
-
-
 def _statistics(results: Sequence[SuiteResult]) -> dict[str, Any]:
     """The numbers of one suite over its runs, in the shape of an entry."""
-    fars = dict.fromkeys(far for result in results for far in result.tar_at_far)
-    races = dict.fromkeys(race for result in results for race in result.races)
     found: dict[str, Any] = {
         "accuracy": statistic([result.accuracy for result in results]),
         "std": statistic([result.std for result in results]),
-        "tar_at_far": {far: statistic([result.tar_at_far.get(far) for result in results]) for far in fars},
+        "tar_at_far": _by_far([result.tar_at_far for result in results]),
+        "val_at_far": _by_far([result.val_at_far for result in results]),
         "eer": statistic([result.eer for result in results]),
         "num_runs": len(results),
     }
-    if races:
-        found["races"] = {
-            race: _statistics([result.races[race] for result in results if race in result.races])
-            for race in races
-        }
+    for name in ("races", "fusions"):
+        parts: list[Mapping[str, SuiteResult]] = [getattr(result, name) for result in results]
+        keys = dict.fromkeys(key for part in parts for key in part)
+        if keys:
+            found[name] = {key: _statistics([part[key] for part in parts if key in part]) for key in keys}
     return found
+
+
+def _by_far(rates: Sequence[Mapping[str, float | None]]) -> dict[str, Statistic]:
+    fars = dict.fromkeys(far for given in rates for far in given)
+    return {far: statistic([given.get(far) for given in rates]) for far in fars}
 
 
 def _pick(found: Any, name: str) -> Any:

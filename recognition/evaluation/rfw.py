@@ -17,7 +17,6 @@ from d2r_fast.engine.errors import UserError
 from d2r_fast.recognition.evaluation.crops import LooseCrops
 from d2r_fast.recognition.evaluation.pairs import Pairs
 
-RACES = ("African", "Asian", "Caucasian", "Indian")
 _ROW = 'wanted is "id number number" or "id number id number"'
 
 
@@ -33,8 +32,8 @@ class RfwFolder:
     def landmarks(self, race: str) -> Path:
         return self.folder / "txts" / race / f"{race}_lmk.txt"
 
-    def image(self, race: str, image: str) -> Path:
-        return self.folder / "data" / race / image
+    def images(self, race: str) -> Path:
+        return self.folder / "data" / race
 
 
 def read_rfw(files: RfwFolder, race: str) -> Pairs:
@@ -62,7 +61,7 @@ def read_rfw(files: RfwFolder, race: str) -> Pairs:
     images = list(dict.fromkeys(names))
     place = {name: index for index, name in enumerate(images)}
     crops = LooseCrops(
-        [files.image(race, name) for name in images], np.array([points[name] for name in images])
+        [files.images(race) / name for name in images], np.array([points[name] for name in images])
     )
     return Pairs(crops, np.array([place[name] for name in names]), np.array(same, bool))
 

@@ -5,6 +5,7 @@ as the IJB scripts of InsightFace, AdaFace and CVLface read it: at the point who
 for, above it or below, without interpolation.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -14,10 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from d2r_fast.engine.errors import UserError
 from d2r_fast.recognition.evaluation.inputs import finite_values, pair_labels, resolves
+from d2r_fast.recognition.evaluation.results import FARS
 
-FAR_TARGETS: Mapping[str, float] = MappingProxyType(
-    {"1e-6": 1e-6, "1e-5": 1e-5, "1e-4": 1e-4, "1e-3": 1e-3, "1e-2": 1e-2, "1e-1": 1e-1}
-)
+FAR_TARGETS: Mapping[str, float] = MappingProxyType({name: float(name) for name in FARS})
 """False accept rates that results are given at, by the names they have there."""
 Floats = NDArray[np.float64]
 
@@ -49,8 +49,9 @@ class TarAtFar:
         tar: true accept rate there.
         far: false accept rate there, which may be above the one asked for.
         threshold: score from which a pair is accepted there; infinite where none is.
-        reached: False where there are too few impostor pairs for one of them to be so small a share. `tar` is
-            then what the protocol gives, the rate before or after the first false accept, and no result.
+        reached: False where there are too few impostor pairs for one of them to be so small a share, or where so
+            many pairs have the highest score that no threshold accepts so few. `tar` is then what the protocol
+            gives, the rate before or after the first false accepts, and no result.
     """
 
     tar: float
@@ -139,4 +140,5 @@ def _nearest(roc: Roc, target: float) -> TarAtFar:
     distance = np.abs(roc.far - target)
     place = len(distance) - 1 - int(np.argmin(distance[::-1]))
     tar, far, threshold = (float(values[place]) for values in (roc.tar, roc.far, roc.thresholds))
-    return TarAtFar(tar, far, threshold, resolves(roc.num_impostor, target))
+    reached = resolves(roc.num_impostor, target) and math.isfinite(threshold)
+    return TarAtFar(tar, far, threshold, reached)

@@ -8,10 +8,11 @@ RFW/ or rfw/                         txts and data in it or in its folder test; 
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean, pstdev
+from typing import Any
 
 from d2r_fast.engine.errors import UserError
 from d2r_fast.recognition.evaluation.bin_file import read_bin
@@ -19,8 +20,8 @@ from d2r_fast.recognition.evaluation.embed_crops import Embed
 from d2r_fast.recognition.evaluation.fusion import Fusion
 from d2r_fast.recognition.evaluation.ijb import IjbFiles, read_ijb
 from d2r_fast.recognition.evaluation.pairs import Pairs, pairs_of_bin, verify_pairs
-from d2r_fast.recognition.evaluation.results import SuiteResult
-from d2r_fast.recognition.evaluation.rfw import RACES, RfwFolder, read_rfw
+from d2r_fast.recognition.evaluation.results import RACES, SuiteResult, by_fusion, choose_fusion
+from d2r_fast.recognition.evaluation.rfw import RfwFolder, read_rfw
 from d2r_fast.recognition.evaluation.verify_ijb import verify_ijb
 
 SUITES = ("lfw", "calfw", "cplfw", "agedb_30", "cfp_fp", "cfp_ff", "vgg2_fp", "ijbb", "ijbc", "rfw")
@@ -47,6 +48,18 @@ class Suite:
     @abstractmethod
     def files(self) -> list[Path]:
         """The files that say what is compared with what."""
+
+    def image_folders(self) -> list[Path]:
+        """Folders of photographs, where these are files of their own."""
+        return []
+
+    def decided_by(self, settings: Settings) -> dict[str, Any]:
+        """The settings that decide its result."""
+        return {"flip": settings.flip}
+
+    def as_asked(self, result: SuiteResult, settings: Settings) -> SuiteResult:
+        """A result that these settings decide as well, as they show it."""
+        return result
 
     @abstractmethod
     def measure(self, embed: Embed, settings: Settings) -> SuiteResult:
@@ -77,6 +90,15 @@ class IjbSuite(Suite):
     def files(self) -> list[Path]:
         return [self.parts.landmarks, self.parts.media, self.parts.pairs]
 
+    def image_folders(self) -> list[Path]:
+        return [self.parts.images]
+
+    def decided_by(self, settings: Settings) -> dict[str, Any]:
+        return {"flip": settings.fusion.flip}
+
+    def as_asked(self, result: SuiteResult, settings: Settings) -> SuiteResult:
+        return choose_fusion(by_fusion(result), str(settings.fusion))
+
     def measure(self, embed: Embed, settings: Settings) -> SuiteResult:
         return verify_ijb(
             read_ijb(self.parts), embed, suite=self.name, fusion=settings.fusion,
@@ -95,9 +117,19 @@ class RfwSuite(Suite):
             return list(self.source.values())
         return [path for race in RACES for path in (self.source.pairs(race), self.source.landmarks(race))]
 
+    def image_folders(self) -> list[Path]:
+        return [] if isinstance(self.source, dict) else [self.source.images(race) for race in RACES]
+
     def measure(self, embed: Embed, settings: Settings) -> SuiteResult:
-        """The mean over the races, and their population standard deviation (Digi2Real, table 6)."""
-        races = {race: _verify(self._pairs(race), embed, race, settings) for race in RACES}
+        """The mean over the races, and their population standard deviation (Digi2Real, Table 7).
+
+        Unreadable images count over all four together.
+        """
+        races: dict[str, SuiteResult] = {}
+        left = settings.max_unreadable
+        for race in RACES:
+            races[race] = _verify(self._pairs(race), embed, race, replace(settings, max_unreadable=left))
+            left -= races[race].num_unreadable
         accuracies = [found.accuracy for found in races.values() if found.accuracy is not None]
         return SuiteResult(
             suite=self.name,
@@ -120,13 +152,14 @@ def find_suites(benchmarks: Path, names: Sequence[str] = ()) -> list[Suite]:
     """The named benchmarks of a folder, in that order; without names all that are there, in the order of reports.
 
     Raises:
-        UserError: no such folder, no benchmark in it, or not one that is named; RFW without one of the races.
+        UserError: no such folder, no benchmark in it, or not one that is named; RFW without one of the races, unless
+            others are named.
     """
     if not benchmarks.is_dir():
         raise UserError(
             f"benchmarks {benchmarks} is no folder: give the one that holds lfw.bin, IJBC/, RFW/ ..."
         )
-    there = _all_suites(benchmarks)
+    there = _all_suites(benchmarks, whole_rfw=not names or "rfw" in names)
     absent = [name for name in names if name not in there]
     if absent or not there:
         wanted = ", ".join(absent or ["benchmark"])
@@ -138,7 +171,7 @@ def find_suites(benchmarks: Path, names: Sequence[str] = ()) -> list[Suite]:
     return [there[name] for name in names or there]
 
 
-def _all_suites(benchmarks: Path) -> dict[str, Suite]:
+def _all_suites(benchmarks: Path, *, whole_rfw: bool) -> dict[str, Suite]:
     bins = {path.stem: path for path in sorted(benchmarks.glob("*.bin")) if path.is_file()}
     races = {f"{race}_test" for race in RACES}
     found: dict[str, Suite] = {name: BinSuite(name, path) for name, path in bins.items() if name not in races}
@@ -147,14 +180,15 @@ def _all_suites(benchmarks: Path) -> dict[str, Suite]:
             if (folder / "meta").is_dir():
                 found[name] = IjbSuite(name, IjbFiles(name, folder))
                 break
-    rfw = _find_rfw(benchmarks)
+    rfw = _find_rfw(benchmarks, whole=whole_rfw)
     if rfw is not None:
         found["rfw"] = RfwSuite("rfw", rfw)
     others = sorted(set(found) - set(SUITES))
     return {name: found[name] for name in (*SUITES, *others) if name in found}
 
 
-def _find_rfw(benchmarks: Path) -> RfwFolder | dict[str, Path] | None:
+def _find_rfw(benchmarks: Path, *, whole: bool) -> RfwFolder | dict[str, Path] | None:
+    """Where RFW is; of some races alone it is nowhere, which is refused where the `whole` is wanted."""
     for name, inner in product(("RFW", "rfw"), ("test", ".")):
         folder = benchmarks / name / inner
         if (folder / "txts").is_dir():
@@ -164,7 +198,7 @@ def _find_rfw(benchmarks: Path) -> RfwFolder | dict[str, Path] | None:
         lacking = [path.name for path in files.values() if not path.is_file()]
         if not lacking:
             return files
-        if len(lacking) < len(RACES):
+        if len(lacking) < len(RACES) and whole:
             raise UserError(f"{folder} lacks {', '.join(lacking)}: RFW is the mean over four races, get all")
     return None
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from d2r_fast.recognition.evaluation.measures import Gap, Measure, accuracy, eer, over_runs, spread, tar
-from d2r_fast.recognition.evaluation.results import FARS, Run, Statistic, having, suites_of
+from d2r_fast.recognition.evaluation.results import FARS, Run, Statistic, by_fusion, having, suites_of
 
 TITLES = {
     "lfw": "LFW",
@@ -23,7 +23,8 @@ TITLES = {
 }
 """What the benchmarks are called in print."""
 _FAR_NOTE = (
-    "Columns 1e-6 to 1e-1: TAR at that FAR; n/r: not reached, there are fewer than 1/FAR impostor pairs."
+    "Columns 1e-6 to 1e-1: TAR at that FAR; n/r: not reached, there are fewer than 1/FAR impostor pairs, or so many "
+    "pairs have the highest score that no threshold accepts so few."
 )
 
 
@@ -88,6 +89,28 @@ def race_tables(runs: Mapping[str, Run], *, name: str) -> list[Table]:
         )
         for suite in suites_of(runs)
         if having(runs, suite)[0].races
+    ]
+
+
+def fusion_tables(runs: Mapping[str, Run], *, name: str) -> list[Table]:
+    """Of each template benchmark: the columns of `suite_table`, a row per way of fusing and run."""
+    return [
+        replace(
+            suite_table(
+                {run_name: by_fusion(run[suite]) for run_name, run in runs.items() if suite in run}, name=name
+            ),
+            key=f"fusions-{suite}",
+            title=f"{title_of(suite)} by fusion",
+            heads=("Fusion", "Run"),
+            notes=(
+                "In %. Flip, norm and detector score, 1 used, 0 not: F1N1D1 is InsightFace's way and F1N1D0 AdaFace's. "
+                "All rows are of the same embeddings.",
+                _FAR_NOTE,
+                *_mean_notes(runs),
+            ),
+        )
+        for suite in suites_of(runs)
+        if having(runs, suite)[0].fusions
     ]
 
 

@@ -32,11 +32,25 @@ def _known(run: AccuracyRun) -> dict[str, float]:
 
 
 def read_accuracies(path: Path) -> Values:
-    """Accuracies of a CSV: column run, one column per benchmark; `mean` is over the five sets, or else over all."""
+    """Accuracies of a CSV: column run, and one column per benchmark.
+
+    `mean` is the file's own, or else one over the same benchmarks for all runs: the five sets if every run has them,
+    else what every run has. A run of which nothing is known does not count. Where runs have none in common there is
+    no mean.
+
+    Raises:
+        UserError: as `read_table`, or there is no accuracy in it.
+    """
     table = read_table(path)
-    for values in table.values():
-        own = [values[name] for name in FIVE if name in values]
-        values.setdefault(MEAN, mean(own if len(own) == len(FIVE) else values.values()))
+    known = [values for values in table.values() if values]
+    if not known:
+        raise UserError(f"{path} has no accuracy of any run: give one column per benchmark")
+    if any(MEAN in values for values in known):
+        return table
+    common = [name for name in known[0] if all(name in values for values in known)]
+    names = FIVE if set(FIVE) <= set(common) else common
+    for values in known if names else ():
+        values[MEAN] = mean(values[name] for name in names)
     return table
 
 

@@ -3,7 +3,7 @@
 Labels are int64 (N,) in 0..C-1 throughout, and every class has an image.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -39,17 +39,21 @@ def class_sums(units: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray
     return sums.numpy()
 
 
-def class_centres(sums: NDArray[np.float64]) -> NDArray[np.float32]:
+def class_centres(
+    sums: NDArray[np.float64], *, class_names: Sequence[str] | None = None
+) -> NDArray[np.float32]:
     """Mean of each class's unit rows, normalised again, from their sums (C,D): float32 (C,D) unit rows.
+
+    `class_names` are what messages call the C classes; by default their numbers.
 
     Raises:
         UserError: the rows of a class cancel out.
     """
     norms = np.linalg.norm(sums, axis=1, keepdims=True)
     if (norms < 1e-6).any():
-        raise UserError(
-            f"the embeddings of class {int(np.argmin(norms))} cancel out, it has no centre: leave it out"
-        )
+        place = int(np.argmin(norms))
+        name = place if class_names is None else class_names[place]
+        raise UserError(f"the embeddings of identity {name} cancel out, it has no centre: leave it out")
     centres: NDArray[np.float32] = (sums / norms).astype(np.float32)
     return centres
 

@@ -1,6 +1,7 @@
 """Aligned crops of a training set: which to look at, and their pixels."""
 
 import hashlib
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -57,9 +58,14 @@ class ChosenCrops:
         except DecodeError:
             return None
 
+    def leave_out(self, indices: Iterable[int], reason: str) -> None:
+        """Count images as unusable, for this reason if there is none yet."""
+        for index in indices:
+            self._reasons.setdefault(index, reason)
+
     @property
     def unusable(self) -> tuple[Unusable, ...]:
-        """What could not be read so far, in the order of the set."""
+        """What could not be used so far, in the order of the set."""
         return tuple(Unusable(self.name(index), self._reasons[index]) for index in sorted(self._reasons))
 
 

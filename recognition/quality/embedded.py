@@ -5,11 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r_fast.recognition.evaluation.embed_crops import Embed, embed_crops
+from d2r_fast.recognition.evaluation.embed_crops import ZERO, Embed, embed_crops
 from d2r_fast.recognition.quality.crops import ChosenCrops, Unusable
 from d2r_fast.recognition.training.training_set import TrainingSet
-
-ZERO = "its embedding is zero"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +29,20 @@ def embed_set(
     """Embed the images at `indices` (N,) of a set.
 
     Raises:
-        UserError: more than `max_unreadable` images cannot be read, or none can.
+        UserError: more than `max_unreadable` images cannot be read or have an embedding of zero, or all.
         RunError: an embedding that is not finite.
     """
     crops = ChosenCrops(images, indices)
     found = embed_crops(
-        crops, embed, title=images.name, flip=False, batch_size=batch_size, max_unreadable=max_unreadable
-    )
-    usable = found.embeddings.any(axis=1)
-    zero = np.flatnonzero(found.readable & ~usable).tolist()
+        crops, embed, title=images.name, flip=False, batch_size=batch_size, max_unreadable=max_unreadable,
+        leave_zeros=True,
+    )  # fmt: skip
+    usable = found.readable
+    crops.leave_out(np.flatnonzero(~usable).tolist(), ZERO)
     classes, labels = np.unique(images.labels[indices[usable]], return_inverse=True)
     return EmbeddedSet(
         embeddings=found.embeddings if usable.all() else found.embeddings[usable],
         labels=labels.astype(np.int64),
         class_names=tuple(images.class_name(label) for label in classes.tolist()),
-        unusable=(*crops.unusable, *(Unusable(crops.name(index), ZERO) for index in zero)),
+        unusable=crops.unusable,
     )

@@ -1,7 +1,7 @@
 """All measures of one set of embeddings."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,11 +45,19 @@ class Measured:
     counts: dict[str, int]
 
 
-def measure(embeddings: NDArray[np.float32], labels: NDArray[np.int64], scale: Scale) -> Measured:
+def measure(
+    embeddings: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    scale: Scale,
+    *,
+    class_names: Sequence[str] | None = None,
+) -> Measured:
     """Every measure of raw embeddings (N,D), finite and not zero, with labels (N,) in 0..C-1.
 
+    `class_names` are what messages call the C classes; by default their numbers.
+
     Raises:
-        UserError: fewer than two identities, or no identity with two images.
+        UserError: fewer than two identities, no identity with two images, or one whose images cancel out.
     """
     sizes = class_sizes(labels)
     if len(sizes) < 2 or sizes.max() < 2:
@@ -60,7 +68,7 @@ def measure(embeddings: NDArray[np.float32], labels: NDArray[np.int64], scale: S
     norms = np.linalg.norm(embeddings, axis=1).astype(np.float64)
     units = unit_rows(embeddings)
     sums, moment = class_sums(units, labels), second_moment(units)
-    centres = class_centres(sums)
+    centres = class_centres(sums, class_names=class_names)
     own, others = own_cosines(units, labels, centres), other_cosines(units, labels, sums)
     duplicates = find_duplicates(centres, threshold=scale.duplicate_threshold)
     similarity, spread = centre_similarity(own, labels)

@@ -18,8 +18,11 @@ WEIGHTS = "model.safetensors"
 Origin = Literal["same", "other", "unknown"]
 
 
-def weights_sha256(recogniser: Path) -> str | None:
-    """Hex sha256 of a recogniser's file, or of the weights in its folder; None where no such file is there."""
+def file_sha256(recogniser: Path) -> str | None:
+    """Hex sha256 of a recogniser's file, or of the weights in its folder; None where no such file is there.
+
+    Of an ONNX graph this is the graph's own file, whatever lies beside it: that is what dataset.json names.
+    """
     file = recogniser / WEIGHTS if recogniser.is_dir() else recogniser
     return sha256_file(file) if file.is_file() else None
 
@@ -42,7 +45,7 @@ def check_origin(dataset: Path, recogniser: Path, *, allow_same: bool) -> Origin
     steered = generator_sha256(dataset)
     if steered is None:
         return "unknown"
-    if steered != weights_sha256(recogniser):
+    if steered != file_sha256(recogniser):
         return "other"
     if not allow_same:
         raise UserError(

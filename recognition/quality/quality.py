@@ -5,7 +5,11 @@
 Writes quality.json (every value, exact) and quality.md (the same for people), and prints the table.
 """
 
+import json
+import os
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,16 +19,18 @@ from d2r_fast.engine.config import Frozen
 from d2r_fast.engine.console import say
 from d2r_fast.engine.device import find_device
 from d2r_fast.engine.errors import UserError
-from d2r_fast.engine.files import disk_errors, write_atomic
+from d2r_fast.engine.files import make_folder, remove_stale, write_atomic
+from d2r_fast.engine.folder_lock import sign_lock, take_lock
 from d2r_fast.engine.marker import dump
 from d2r_fast.recognition.embedder import Embedder, open_embedder
 from d2r_fast.recognition.evaluation.crops import SIZE
+from d2r_fast.recognition.network_file import network_file, weights_sha256
 from d2r_fast.recognition.quality.calibrate import calibrate
 from d2r_fast.recognition.quality.config import QualityConfig
 from d2r_fast.recognition.quality.crops import choose_images
 from d2r_fast.recognition.quality.embedded import EmbeddedSet, embed_set
 from d2r_fast.recognition.quality.measure import Measured, Scale, measure
-from d2r_fast.recognition.quality.provenance import Origin, check_origin, weights_sha256
+from d2r_fast.recognition.quality.provenance import Origin, check_origin
 from d2r_fast.recognition.quality.realism import Realism, find_inception, import_fidelity, measure_realism
 from d2r_fast.recognition.quality.summary import render_summary, render_text
 from d2r_fast.recognition.training.training_set import TrainingSet, open_training_set
@@ -37,9 +43,9 @@ def run_quality(config: QualityConfig) -> int:
     """Measure a dataset, or calibrate; returns the exit status.
 
     Raises:
-        UserError: the dataset, the recogniser or `out` cannot be used; the recogniser steered the generator and
-            that is not allowed; realism is asked for without torch-fidelity or its weights.
-        RunError: the disk is full, an embedding is not finite.
+        UserError: the dataset, the recogniser or `out` cannot be used; `out` holds results of others; the recogniser
+            steered the generator and that is not allowed; realism is asked for without torch-fidelity or its weights.
+        RunError: the disk is full, an embedding is not finite, another process measures into `out`.
     """
     if config.calibrate is not None:
         return calibrate(
@@ -47,33 +53,83 @@ def run_quality(config: QualityConfig) -> int:
             seed=config.seed,
         )  # fmt: skip
     assert config.dataset is not None, "checked by QualityConfig"
+    out = prepare_out(config.dataset, config.out)
+    images = open_training_set(config.dataset, num_identities=config.identities, seed=config.seed)
+    with hold(out):
+        measure_into(out, images, config)
+    return 0
+
+
+def measure_into(out: Path, images: TrainingSet, config: QualityConfig) -> None:
+    """Measure a dataset, print the table, and write quality.json and quality.md into a folder that is ours alone."""
+    assert config.dataset is not None, "checked by QualityConfig"
     assert config.recogniser is not None, "checked by QualityConfig"
     started_s = time.monotonic()
     device = find_device(config.device)
-    out = prepare_out(config.dataset, config.out)
-    images = open_training_set(config.dataset, num_identities=config.identities, seed=config.seed)
     origin = check_origin(config.dataset, config.recogniser, allow_same=config.allow_same)
     real = _open_real(config)
     embedder = _open(config.recogniser, device=device, batch_size=config.batch_size)
+    subject = describe_subject(config.recogniser, images, embedder.name, origin)
+    refuse_other(out, subject)
     indices = choose_images(images, per_identity=config.images_per_identity, seed=config.seed)
     embedded = embed_set(
         images, indices, embedder, batch_size=config.batch_size, max_unreadable=config.max_unreadable
     )
     scale = Scale(**{name: getattr(config, name) for name in Scale.__dataclass_fields__})
-    measured = measure(embedded.embeddings, embedded.labels, scale)
+    measured = measure(embedded.embeddings, embedded.labels, scale, class_names=embedded.class_names)
     realism = None if real is None else measure_realism(
         images, real[0], inception=real[1], max_images=config.realism_images, batch_size=config.batch_size,
-        device=device, seed=config.seed,
+        device=device, seed=config.seed, already=embedded.unusable, max_unreadable=config.max_unreadable,
     )  # fmt: skip
-    document = describe(config, images, embedder.name, origin, embedded, measured, realism)
+    document = describe(config, subject, origin, embedded, measured, realism)
     document["seconds"] = round(time.monotonic() - started_s, 2)
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / PAGE, render_summary(document).encode())
     write_atomic(out / DOCUMENT, dump(document))
     print(render_text(document))
     say(f"quality: {out / DOCUMENT} and {out / PAGE}")
-    return 0
+
+
+@contextmanager
+def hold(out: Path) -> Iterator[None]:
+    """The folder, made if need be, for this process alone.
+
+    Raises:
+        UserError: it is no folder to write to.
+        RunError: another process measures into it.
+    """
+    make_folder(out)
+    lock = take_lock(out)
+    try:
+        sign_lock(lock, out)
+        remove_stale(out)
+        yield
+    finally:
+        os.close(lock)
+
+
+def refuse_other(out: Path, subject: Mapping[str, Any]) -> None:
+    """Leave alone what another dataset or recogniser came to; other settings take its place.
+
+    Raises:
+        UserError: `out` holds such results, or a damaged file.
+    """
+    path = out / DOCUMENT
+    if not path.exists():
+        return
+    try:
+        document = json.loads(path.read_bytes())
+        found = {
+            "dataset": document["dataset"]["fingerprint"],
+            "recogniser": document["recogniser"]["sha256"],
+        }
+        names = {key: document[key]["name"] for key in found}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged or none of ours: delete it, or give another --out") from None
+    given = {"dataset": subject["dataset"]["fingerprint"], "recogniser": subject["recogniser"]["sha256"]}
+    differing = [key for key in found if found[key] != given[key]]
+    if differing:
+        whose = " and ".join(f"another {key} ({names[key]})" for key in differing)
+        raise UserError(f"out {out} holds results of {whose}: give another --out, or delete it")
 
 
 def prepare_out(dataset: Path, out: Path | None) -> Path:
@@ -106,20 +162,29 @@ def _open_real(config: QualityConfig) -> tuple[TrainingSet, Path] | None:
     return open_training_set(config.real), find_inception(config.inception)
 
 
+def describe_subject(recogniser: Path, images: TrainingSet, name: str, origin: Origin) -> dict[str, Any]:
+    """What is measured, and what with."""
+    sha256 = weights_sha256(network_file(recogniser) if recogniser.suffix != ".onnx" else recogniser)
+    return {
+        "dataset": {
+            "name": images.name,
+            "fingerprint": images.fingerprint(),
+            "empty_classes": images.num_empty,
+        },
+        "recogniser": {"name": name, "sha256": sha256, "generator": origin},
+    }
+
+
 def describe(
-    config: QualityConfig, images: TrainingSet, recogniser: str, origin: Origin, embedded: EmbeddedSet,
-    measured: Measured, realism: Realism | None,
+    config: QualityConfig, subject: Mapping[str, Any], origin: Origin, embedded: EmbeddedSet, measured: Measured,
+    realism: Realism | None,
 ) -> dict[str, Any]:  # fmt: skip
     """What quality.json holds. `measures` are numbers by name, null where there is nothing to measure."""
-    assert config.recogniser is not None, "checked by QualityConfig"
     found = {} if realism is None else {"fid": realism.fid, "kid": realism.kid, "kid_std": realism.kid_std}
     lost = embedded.unusable if realism is None else (*embedded.unusable, *realism.unusable)
     return {
         "schema": SCHEMA,
-        "dataset": {"name": images.name, "fingerprint": images.fingerprint(), "empty_classes": images.num_empty},
-        "recogniser": {
-            "name": recogniser, "sha256": weights_sha256(config.recogniser), "generator": origin,
-        },
+        **subject,
         "measures": measured.values | found,
         "counts": measured.counts,
         "most_alike": [

@@ -5,7 +5,8 @@ realism without them is told what to install or fetch.
 """
 
 import importlib
-from collections.abc import Iterator
+import pickle
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 PUBLISHED = "6726825d"
 """First digits of the sha256 of the weights that published figures rest on."""
 KID_SUBSET = 1000
+# What torch.load raises on bytes that are no checkpoint, or one that holds more than tensors.
+_DAMAGED = (
+    AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError,
+    pickle.UnpicklingError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,7 @@ def find_inception(given: Path | None) -> Path:
         torch.load(
             path, map_location="cpu", weights_only=True
         )  # torch-fidelity would unpickle whatever it holds
-    except Exception as error:
+    except _DAMAGED as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} holds no weights of Inception ({reason}): fetch {INCEPTION} again") from None
     return path
@@ -102,20 +108,23 @@ def find_inception(given: Path | None) -> Path:
 
 def measure_realism(
     images: TrainingSet, real: TrainingSet, *, inception: Path, max_images: int, batch_size: int, device: str,
-    seed: int,
+    seed: int, already: Iterable[Unusable] = (), max_unreadable: int = 0,
 ) -> Realism:  # fmt: skip
     """Compare at most `max_images` images of each side, crops of 112x112.
 
     FID: Heusel et al., NeurIPS 2017. KID: Binkowski et al., ICLR 2018, over 100 subsets of 1,000 images, or of
-    all of the smaller side. FID is biased upward for few images: compare sets of like size.
+    all of the smaller side. FID is biased upward for few images: compare sets of like size. Images that cannot be
+    read are left out; `already` are those of `images` that are known to be unusable.
 
     Raises:
-        UserError: no torch-fidelity, or fewer than two images of a side can be used.
+        UserError: no torch-fidelity, fewer than two images of a side can be used, or more than `max_unreadable` images
+            of both together cannot.
         RunError: torch-fidelity fails.
     """
     fidelity = import_fidelity()
     ours, theirs = (ChosenCrops(side, choose_any(side, num=max_images, seed=seed)) for side in (images, real))
     fake, photographs = _read(ours), _read(theirs)
+    _check_lost((*dict.fromkeys((*already, *ours.unusable)), *theirs.unusable), real.name, max_unreadable)
     try:
         found = fidelity.calculate_metrics(
             input1=Crops(fake), input2=Crops(photographs), cuda=device != "cpu", batch_size=batch_size, fid=True,
@@ -132,6 +141,14 @@ def measure_realism(
         num_images=len(fake), num_real=len(photographs), inception_sha256=sha256_file(inception),
         unusable=(*ours.unusable, *theirs.unusable),
     )  # fmt: skip
+
+
+def _check_lost(lost: Sequence[Unusable], real: str, limit: int) -> None:
+    if len(lost) > limit:
+        raise UserError(
+            f"{len(lost):,} images of dataset and {real} cannot be used and {limit} may be left out (the last is "
+            f"{lost[-1].key}, {lost[-1].reason}): get them again, or raise --max-unreadable"
+        )
 
 
 def _read(crops: ChosenCrops) -> NDArray[np.uint8]:
