@@ -24,7 +24,7 @@ from d2r_fast.recognition.evaluation.finished import (
 )
 from d2r_fast.recognition.evaluation.fusion import parse_fusion
 from d2r_fast.recognition.evaluation.results import SuiteResult, write_results
-from d2r_fast.recognition.evaluation.suites import SUITES, Settings, Suite, find_suites
+from d2r_fast.recognition.evaluation.suites import Settings, Suite, find_suites
 
 SCHEMA = 2
 """Of what decides a result; a change of protocol raises it, and finished results are measured again."""
@@ -126,8 +126,6 @@ def _about(
         "max_unreadable": settings.max_unreadable,
         "benchmark_sha256": dict(digests),
     }
-    if not config.suite:
-        about["skipped"] = {suite: "not in the benchmarks folder" for suite in SUITES if suite not in digests}
     return about
 
 

@@ -88,7 +88,7 @@ def render_page(runs: Mapping[str, Run], *, about: Mapping[str, Any], lines: Map
         table=suite_table(runs, name=name), part_tables=part_tables(runs, name=name), folds=folds,
         num_folds=max((len(row["result"].folds) for row in folds), default=0), facts=facts(runs), lines=lines,
         families=FAMILIES, charts={family: render_inline(drawn, family=family) for family, drawn in lines.items()},
-        unreached=unreached(runs), absent=absent(runs), skipped=about.get("skipped", {}), fusions=fusions(runs),
+        unreached=unreached(runs), absent=absent(runs), fusions=fusions(runs),
         unreadable={fact["title"]: fact["num_unreadable"] for fact in facts(runs) if fact["num_unreadable"]},
         same_sets=shared, gaps=gaps, falls=falls(), settings=settings(about), total_s=sum(seconds(runs).values()),
         gap=Gap.MISSING.value,
@@ -196,7 +196,7 @@ def seconds(runs: Mapping[str, Run]) -> dict[str, float]:
 
 def settings(about: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """What was said about the evaluation and is not told elsewhere."""
-    return [(key, value) for key, value in about.items() if key not in ("name", "skipped")]
+    return [(key, value) for key, value in about.items() if key != "name"]
 
 
 def fraction(value: float | None) -> str:

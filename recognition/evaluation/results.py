@@ -214,8 +214,8 @@ def write_results(
     Args:
         out: the folder; files of an earlier evaluation in it are replaced.
         results: of one run, or by run (seeds) of several; a suite is shown in the order given.
-        about: what can be told as JSON. Known keys: "name", the label of our rows, and "skipped" ({suite: why it
-            was not evaluated}); every other one is listed in the page as it is.
+        about: what can be told as JSON. "name" is the label of our rows; every other key is listed in the page as
+            it is.
 
     Raises:
         RunError: the disk is full.
