@@ -49,7 +49,7 @@ def test_realism_without_torch_fidelity_is_refused_at_once(
     drawn: Path, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    with pytest.raises(UserError, match="pip install torch-fidelity"):
+    with pytest.raises(UserError, match=r"pip install 'd2r-fast\[realism\]'"):
         measure(drawn, network, tmp_path / "out", real=drawn)
 
 

@@ -75,7 +75,7 @@ def import_fidelity() -> Any:
         return importlib.import_module("torch_fidelity")
     except ImportError as error:
         raise UserError(
-            f"FID and KID need torch-fidelity ({error}): pip install torch-fidelity, or leave --real out"
+            f"FID and KID need torch-fidelity ({error}): pip install 'd2r-fast[realism]', or leave --real out"
         ) from None
     except (RuntimeError, OSError) as error:  # torchvision built for another torch
         reason = str(error).splitlines()[0]
