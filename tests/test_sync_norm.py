@@ -1,10 +1,11 @@
 """Batch norm over two processes is batch norm over both their batches: outputs, gradients, running statistics."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import nn
 
 from d2r_fast.recognition.training.distributed import Processes
@@ -24,6 +25,7 @@ def images() -> torch.Tensor:
 
 
 def work(rank: int, folder: str) -> None:
+    """What one of the two processes does; they are started by this file's name, as they cannot import `tests`."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
     processes = Processes(rank, 2, torch.device("cpu"), torch.distributed.group.WORLD)
@@ -40,7 +42,9 @@ def work(rank: int, folder: str) -> None:
 
 
 def test_two_processes_are_one_with_all_rows(tmp_path: Path) -> None:
-    mp.spawn(work, (str(tmp_path),), nprocs=2)
+    command = [sys.executable, __file__]
+    ranks = [subprocess.Popen([*command, str(rank), str(tmp_path)]) for rank in range(2)]
+    assert [process.wait(120) for process in ranks] == [0, 0]
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     model = network()
     out = model(images())
@@ -64,3 +68,7 @@ def test_evaluation_uses_the_running_statistics() -> None:
 def test_names_stay(training: bool) -> None:
     alone = Processes(0, 1, torch.device("cpu"), None)
     assert set(synchronise(network().train(training), alone).state_dict()) == set(network().state_dict())
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[1]), sys.argv[2])

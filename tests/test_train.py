@@ -32,6 +32,7 @@ SMALL: dict[str, Any] = {
     "backbone": "ir_18", "width": 0.0625, "embedding_dim": 16, "epochs": 2, "batch_size": 8, "learning_rate": 0.02,
     "device": "cpu", "onnx": False,
 }  # fmt: skip
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
 
 
 @pytest.fixture(scope="module")
@@ -137,24 +138,8 @@ def test_two_processes_train_the_step_of_one_with_the_whole_batch(faces: Path, t
     settings = {"epochs": 1, "batch_size": 48}
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([PROGRAM, *flags(faces, one, **settings)], check=True, env=environment)
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "--no-python",
-    ]
-    subprocess.run([*launch, PROGRAM, *flags(faces, two, **settings)], check=True, env=environment)
-    before = build_backbone(load_network(one).config, seed=0).state_dict()
-    found, wanted = weights(two), weights(one)
-    assert found.keys() == wanted.keys()
-    for name, value in wanted.items():
-        moved = (value - before[name]).abs().max().item() + 1e-2
-        torch.testing.assert_close(
-            found[name], value, rtol=0, atol=1e-4 * moved, msg=lambda text, n=name: f"{n}: {text}"
-        )
+    subprocess.run([*TWO, PROGRAM, *flags(faces, two, **settings)], check=True, env=environment)
+    assert_moved_alike(two, one, tolerance=1e-4)
     heads = [torch.load(run / "checkpoint.pt", weights_only=True)["weights"] for run in (one, two)]
     for name in ("head.kernel", "head.batch_mean", "head.batch_std"):
         torch.testing.assert_close(heads[1][name], heads[0][name], rtol=1e-4, atol=1e-5)
@@ -200,29 +185,34 @@ def test_real_identities_are_added(faces: Path, tmp_path: Path) -> None:
     assert (data["num_identities"], data["num_images"]) == (10, 54)
 
 
-@pytest.mark.parametrize(("learning_rate", "said"), [(1e25, "the loss|a weight"), (3e38, "a weight")])
-def test_what_is_no_number_stops_the_run_and_the_last_checkpoint_is_good(
-    faces: Path, tmp_path: Path, learning_rate: float, said: str
+@pytest.mark.parametrize(
+    ("momentum", "measured", "said"),
+    [
+        (0.0, False, "the loss is not a number at step \\d+: the last good checkpoint is"),
+        (0.9, False, "a weight is not a number at step 1: there is no checkpoint"),
+        (0.9, True, "a weight is not a number at step 1: there is no checkpoint"),
+        (0.0, True, "an embedding is not a number at step 1: there is no checkpoint"),
+    ],
+)
+def test_what_is_no_number_stops_the_run_and_no_such_checkpoint_is_written(
+    faces: Path, benchmarks: Path, tmp_path: Path, momentum: float, measured: bool, said: str
 ) -> None:
-    recipe = {
-        "epochs": 30,
-        "learning_rate": learning_rate,
-        "head": "cosface",
-        "checkpoint_every": 1,
-        "momentum": 0.0,
-    }
-    with pytest.raises(
-        RunError, match=rf"({said}) is not a number at step \d+: (the last good|there is no) checkpoint"
-    ):
-        train(config(faces, tmp_path / "wild", **recipe))
-    checkpoint = tmp_path / "wild" / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+    """Rates that blow the weights up after some steps, or in the first."""
+    run = tmp_path / "run"
+    rate = 1e18 if momentum == 0.0 else 3e38
+    recipe = {"epochs": 30, "learning_rate": rate, "head": "cosface", "momentum": momentum, "batch_size": 48,
+              "benchmarks": benchmarks if measured else None}  # fmt: skip
+    with pytest.raises(RunError, match=said):
+        train(config(faces, run, **recipe))
+    if "last good" in said:
+        state = torch.load(run / "checkpoint.pt", weights_only=True)
         assert all(
             torch.isfinite(value).all() for value in state["weights"].values() if value.is_floating_point()
         )
-    assert not (tmp_path / "wild" / "_SUCCESS").exists()
-    assert not (tmp_path / "wild" / "model.safetensors").exists()
+    else:
+        assert not (run / "checkpoint.pt").exists()
+    assert not (run / "_SUCCESS").exists()
+    assert not (run / "model.safetensors").exists()
 
 
 def test_unreadable_images_are_left_out_up_to_a_limit(faces: Path, tmp_path: Path) -> None:
@@ -339,19 +329,46 @@ def test_compiled_trains_as_eager(faces: Path, tmp_path: Path) -> None:
     assert apart < 0.01 * moved
 
 
+def test_two_processes_share_what_they_cannot_read_measure_once_and_resume(
+    faces: Path, benchmarks: Path, tmp_path: Path
+) -> None:
+    spoilt, run = tmp_path / "spoilt", tmp_path / "run"
+    draw_patterns(spoilt, num_identities=8, images_per_identity=6)
+    for name in ("000/0.png", "003/5.png", "006/2.png"):
+        (spoilt / name).write_bytes((spoilt / name).read_bytes()[:100])
+    settings = {
+        "epochs": 3,
+        "max_unreadable": 3,
+        "benchmarks": benchmarks,
+        "batch_size": 16,
+        "checkpoint_every": 1,
+    }
+    command = [*TWO, PROGRAM, *flags(spoilt, run, **settings)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    started = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    deadline_s = time.monotonic() + 120
+    while time.monotonic() < deadline_s and len(read_metrics(run)) < 5:
+        time.sleep(0.005)
+    leader = int((run / ".lock").read_text().split()[1])
+    os.kill(leader, signal.SIGKILL)
+    assert started.wait() != 0
+    assert not (run / "_SUCCESS").exists(), "it was done before it was killed"
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    lines = read_metrics(run)
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 10))
+    assert [line["step"] for line in lines if "accuracies" in line] == [3, 6, 9]
+    assert [line["unreadable"] for line in lines if "loss" in line][2:] == [
+        3
+    ] * 7  # an epoch shows all of them
+    (said,) = [line for line in done.stderr.splitlines() if "unreadable images were left out" in line]
+    assert said.startswith("3 unreadable")
+    assert all(name in said for name in ("000/0.png", "003/5.png", "006/2.png"))
+
+
 def test_of_two_processes_one_says_what_is_wrong(faces: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("")
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "--no-python",
-    ]
-    command = [*launch, PROGRAM, *flags(faces, tmp_path / "run")]
+    command = [*TWO, PROGRAM, *flags(faces, tmp_path / "run")]
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
     )

@@ -36,3 +36,8 @@ class Board:
             elif name != "step":
                 self._writer.add_scalar(name, value, step)
         self._writer.flush()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._writer is not None:
+            self._writer.close()

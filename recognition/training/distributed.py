@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from d2r_fast.engine.device import find_device
-from d2r_fast.engine.errors import RunError, UserError
+from d2r_fast.engine.errors import UserError
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=2)
@@ -53,19 +53,32 @@ class Processes:
         """What the leader gets from doing something alone, None for the others, who wait until it is done.
 
         Raises:
-            UserError, RunError: it failed, on the leader.
+            BaseException: what the leader's action raises, on the leader.
             SystemExit: it failed, on the others, who leave without a word: one speaks.
         """
         result = None
         try:
             if self.leads:
                 result = action()
-        except (UserError, RunError):
+        except BaseException:
             self.tell(1)
             raise
         if self.tell(0):
             raise SystemExit(1)
         return result
+
+    def each(self, action: Callable[[], T]) -> T:
+        """What everyone gets from doing the same, the leader first: what fails for all is said once."""
+        first = self.lead(action)
+        return first if first is not None else action()
+
+    def gather(self, mine: T) -> list[T]:
+        """What every process has, in the order of their ranks."""
+        if self.group is None:
+            return [mine]
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, mine, group=self.group)
+        return found
 
     def tell(self, value: int) -> int:
         """The leader's number, to all."""

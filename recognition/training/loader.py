@@ -44,7 +44,8 @@ class Loader:
     aligned either. Unreadable images are left out of their batch and named in `unreadable`, each once.
 
     Attributes:
-        unreadable: 'key: reason' of every image that could not be used, in the order in which they were met.
+        faults: why images could not be used, by their number; those of an earlier try, or of another process, can be
+            added.
         num_resized: images that were scaled; one counts each time it is read.
     """
 
@@ -62,9 +63,8 @@ class Loader:
         self.device = torch.device(device)
         self.channels, self.config = channels, augment
         self.num_threads, self.max_unreadable = num_threads, max_unreadable
-        self.unreadable: list[str] = []
+        self.faults: dict[int, str] = {}
         self.num_resized = 0
-        self._met: set[int] = set()
 
     def epoch(
         self, order: NDArray[np.int64], *, seed: int, epoch: int, start_batch: int = 0
@@ -144,17 +144,23 @@ class Loader:
         """
         for sample, result in zip(samples.tolist(), found, strict=True):
             if isinstance(result, str):
-                if sample not in self._met:
-                    self._met.add(sample)
-                    self.unreadable.append(f"{self.training_set.key(sample)}: {result}")
+                self.faults[sample] = result
             elif result:
                 self._resized(sample)
-        if len(self.unreadable) > self.max_unreadable:
-            raise RunError(
-                f"{len(self.unreadable):,} images of {self.training_set.name} cannot be used, and the limit is "
-                f"{self.max_unreadable:,}: {'; '.join(self.unreadable[:_SHOWN])}: repair or remove them, or "
-                "raise the limit"
-            )
+        if len(self.faults) > self.max_unreadable:
+            raise RunError(self.verdict())
+
+    @property
+    def unreadable(self) -> list[str]:
+        """'key: reason' of every image that could not be used."""
+        return [f"{self.training_set.key(sample)}: {reason}" for sample, reason in self.faults.items()]
+
+    def verdict(self) -> str:
+        """What to say where they are too many."""
+        return (
+            f"{len(self.faults):,} images of {self.training_set.name} cannot be used, and the limit is "
+            f"{self.max_unreadable:,}: {'; '.join(self.unreadable[:_SHOWN])}: repair or remove them, or raise the limit"
+        )
 
     def _resized(self, sample: int) -> None:
         if not self.num_resized:

@@ -27,7 +27,7 @@ from d2r_fast.engine.folder_lock import LOCK, sign_lock, take_lock
 from d2r_fast.engine.marker import dump, dump_line
 
 # What torch.load raises on bytes that are no checkpoint.
-_DAMAGE = (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError)
+_DAMAGE = (RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError)
 RUN, METRICS, CHECKPOINT, BEST, SUCCESS = "run.json", "metrics.jsonl", "checkpoint.pt", "best", "_SUCCESS"
 
 
@@ -80,7 +80,9 @@ class RunFolder:
         """Forget what is known of steps after `step`, which will be done again: their metrics, and where `step` is 0
         the best network too."""
         if step == 0:
-            shutil.rmtree(self.folder / BEST, ignore_errors=True)
+            with disk_errors(self.folder / BEST):
+                if (self.folder / BEST).exists():
+                    shutil.rmtree(self.folder / BEST)
         path = self.folder / METRICS
         if not path.exists():
             return

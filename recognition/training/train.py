@@ -17,7 +17,7 @@ from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.files import make_folder
 from d2r_fast.recognition.backbone_config import BackboneConfig
 from d2r_fast.recognition.export_onnx import export_recogniser
-from d2r_fast.recognition.network_file import LoadedNetwork, load_network, save_network
+from d2r_fast.recognition.network_file import load_network, network_file, save_network, weights_sha256
 from d2r_fast.recognition.training.board import Board
 from d2r_fast.recognition.training.build import (
     Arithmetic,
@@ -30,9 +30,10 @@ from d2r_fast.recognition.training.build import (
     open_loader,
 )
 from d2r_fast.recognition.training.config import TrainConfig
+from d2r_fast.recognition.training.desk import Desk
 from d2r_fast.recognition.training.distributed import Processes, joined
 from d2r_fast.recognition.training.loader import Loader
-from d2r_fast.recognition.training.run_folder import BEST, RUN, RunFolder
+from d2r_fast.recognition.training.run_folder import BEST, RUN, SUCCESS, RunFolder
 from d2r_fast.recognition.training.seeds import report_seeds
 from d2r_fast.recognition.training.trainer import Trainer, order_of
 from d2r_fast.recognition.training.training_set import TrainingSet, check_training_set
@@ -83,18 +84,15 @@ def _of_seed(config: TrainConfig, seed: int) -> TrainConfig:
 
 def train_one(config: TrainConfig, processes: Processes) -> None:
     """Train the network of one seed into config.out, from where an earlier try stopped."""
-    data, network = open_data(config), network_of(config)
+    data, network = processes.each(lambda: open_data(config)), network_of(config)
     summary = check_training_set(data)
     order_of(config, data, processes, epoch=0)  # refuses too large a batch before anything is written
     check_compilable(config, network, processes.device)
-    arithmetic, init = arithmetic_of(config, processes.device), load_init(config, network)
-    validation = open_validation(config, network, processes)
-    document = describe(config, data, arithmetic=arithmetic, init=init, validation=validation)
-    board = processes.lead(lambda: Board(config.out / "tensorboard") if config.tensorboard else None)
-    folder = processes.lead(lambda: RunFolder.open(config.out, document))
-    about = {**document, "data": {"name": data.name, **document["data"]}, "torch": torch.__version__}
-    with folder or nullcontext():
-        if processes.tell(int(folder is not None and folder.finished)):
+    arithmetic = arithmetic_of(config, processes.device)
+    init = processes.each(lambda: load_init(config, network)) if config.init else None
+    desk = processes.lead(lambda: open_desk(config, data, network, arithmetic, device=processes.device))
+    with desk or nullcontext():
+        if processes.tell(int(desk is not None and desk.folder.finished)):
             _say(processes, f"{config.out} is finished already")
         else:
             _say(processes, f"{summary.line()}; {config.backbone} {config.layout}, {config.epochs} epochs")
@@ -107,26 +105,47 @@ def train_one(config: TrainConfig, processes: Processes) -> None:
                 processes=processes,
             )
             loader = open_loader(config, data, network, processes)
-            trainer = Trainer(
-                config, classifier, data, loader, processes=processes, folder=folder, validation=validation,
-                board=board, about=about,
-            )  # fmt: skip
+            trainer = Trainer(config, classifier, data, loader, processes=processes, desk=desk)
             trainer.run()
             _say_left_out(processes, loader)
-            if folder is not None:
-                publish(folder, classifier.backbone, network, about={**about, "steps": trainer.place.step})
+            steps = trainer.place.step
+            processes.lead(lambda: publish(desk, classifier.backbone, network, steps=steps))
             _say(processes, f"trained {config.out}")
-        if folder is not None:
-            _export(config)
-    processes.wait()
+        processes.lead(lambda: _export(config))
+
+
+def open_desk(
+    config: TrainConfig,
+    data: TrainingSet,
+    network: BackboneConfig,
+    arithmetic: Arithmetic,
+    *,
+    device: torch.device,
+) -> Desk:
+    """What the leading process alone has: the run's folder, its benchmarks, its board.
+
+    Raises:
+        UserError: a folder or a benchmark cannot be used, or the folder holds another run.
+    """
+    validation = (
+        Validation(config.benchmarks, network, device=str(device), best=config.out / BEST)
+        if config.benchmarks
+        else None
+    )
+    if validation is not None and not (config.out / SUCCESS).exists():
+        validation.check()
+    document = describe(config, data, arithmetic=arithmetic, validation=validation)
+    board = Board(config.out / "tensorboard") if config.tensorboard else None
+    about = {**document, "data": {"name": data.name, **document["data"]}, "torch": torch.__version__}
+    return Desk(RunFolder.open(config.out, document), validation, board, about)
 
 
 def describe(
-    config: TrainConfig, data: TrainingSet, *, arithmetic: Arithmetic, init: LoadedNetwork | None,
-    validation: Validation | None,
-) -> dict[str, Any]:  # fmt: skip
+    config: TrainConfig, data: TrainingSet, *, arithmetic: Arithmetic, validation: Validation | None
+) -> dict[str, Any]:
     """What decides a run, by contents and not by where files lie: a resume must bring the same."""
-    recipe = config.recipe_values() | {"precision": arithmetic, "init": init.source if init else None}
+    init = weights_sha256(network_file(config.init)) if config.init else None
+    recipe = config.recipe_values() | {"precision": arithmetic, "init": init}
     counts = {"num_images": len(data.labels), "num_identities": data.num_classes}
     return {
         "recipe": recipe,
@@ -135,17 +154,10 @@ def describe(
     }
 
 
-def open_validation(config: TrainConfig, network: BackboneConfig, processes: Processes) -> Validation | None:
-    """The same on every process, though only the one that leads measures."""
-    if config.benchmarks is None:
-        return None
-    return Validation(config.benchmarks, network, device=str(processes.device), best=config.out / BEST)
-
-
-def publish(
-    folder: RunFolder, backbone: nn.Module, network: BackboneConfig, *, about: dict[str, Any]
-) -> None:
+def publish(desk: Desk | None, backbone: nn.Module, network: BackboneConfig, *, steps: int) -> None:
     """Write the network that came out, the best where epochs were compared, else the last; the run is whole then."""
+    assert desk is not None
+    folder, about = desk.folder, {**desk.about, "steps": steps}
     best = folder.folder / BEST
     if best.exists():
         kept = json.loads((best / "config.json").read_text())["about"]["epoch"]

@@ -7,7 +7,7 @@ weights of one that was not, bit for bit on a CPU with the same number of thread
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -19,16 +19,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from d2r_fast.engine.console import Meter
 from d2r_fast.engine.errors import RunError
-from d2r_fast.recognition.training.board import Board
 from d2r_fast.recognition.training.classifier import Classifier
 from d2r_fast.recognition.training.config import TrainConfig
+from d2r_fast.recognition.training.desk import Desk
 from d2r_fast.recognition.training.distributed import Processes
 from d2r_fast.recognition.training.loader import Loader
 from d2r_fast.recognition.training.optimiser import build_optimiser, learning_rate, set_learning_rate
-from d2r_fast.recognition.training.run_folder import CHECKPOINT, RunFolder, read_checkpoint
+from d2r_fast.recognition.training.run_folder import CHECKPOINT, read_checkpoint
 from d2r_fast.recognition.training.sampler import epoch_order
 from d2r_fast.recognition.training.training_set import TrainingSet
-from d2r_fast.recognition.training.validation import Validation
 
 LOG_EVERY = 20
 """Steps between lines of metrics; the loss is looked at then, and only then waits for the device."""
@@ -68,20 +67,16 @@ class Trainer:
         data: images and labels, checked.
         loader: reads and augments them.
         processes: this one among those of the run.
-        folder: the run's, on the process that leads; None on the others.
-        validation: measures the network after every epoch; None where there are no benchmarks.
-        board: takes the metrics too.
-        about: what is written beside a network that is kept.
+        desk: folder, benchmarks and board of the run, on the process that leads; None on the others.
     """
 
     def __init__(
         self, config: TrainConfig, classifier: Classifier, data: TrainingSet, loader: Loader, *,
-        processes: Processes, folder: RunFolder | None, validation: Validation | None, board: Board | None,
-        about: Mapping[str, Any],
+        processes: Processes, desk: Desk | None,
     ) -> None:  # fmt: skip
         self.config, self.classifier, self.loader = config, classifier, loader
         self.data, self.processes = data, processes
-        self.folder, self.validation, self.board, self.about = folder, validation, board, about
+        self.desk = desk
         self.model = _distribute(classifier, processes)
         self.optimiser = build_optimiser(classifier, config)
         self.place = Place()
@@ -95,18 +90,15 @@ class Trainer:
             RunError: the loss or a weight is not a number, memory or the disk is full, too much is unreadable.
         """
         self._resume()
-        try:
-            self._train()
-        except torch.OutOfMemoryError:
-            raise RunError(
-                f"a batch of {self.config.batch_size} images does not fit into the device's memory: give a smaller "
-                "--batch-size, or more processes"
-            ) from None
-
-    def _train(self) -> None:
         self.classifier.train()
         while self.place.step < self.config.epochs * self.steps_per_epoch and not self._gives_up():
-            self._train_epoch()
+            try:
+                self._train_epoch()
+            except torch.OutOfMemoryError:
+                raise RunError(
+                    f"a batch of {self.config.batch_size} images does not fit into the device's memory: give a "
+                    "smaller --batch-size, or more processes"
+                ) from None
             self._end_epoch()
 
     def _train_epoch(self) -> None:
@@ -114,7 +106,7 @@ class Trainer:
         epoch, start = divmod(self.place.step, self.steps_per_epoch)
         task = f"epoch {epoch + 1} of {self.config.epochs}, step"
         with Meter(
-            task, total=self.steps_per_epoch, already=start, unit="steps", silent=self.folder is None
+            task, total=self.steps_per_epoch, already=start, unit="steps", silent=self.desk is None
         ) as meter:
             for images, labels in self._batches():
                 self._step(images, labels)
@@ -154,6 +146,7 @@ class Trainer:
         if self.place.step % LOG_EVERY == 0 or ends_epoch or saves:
             note = self._log()
         if saves and not ends_epoch:
+            self._check_finite()
             self._save()
         meter.advance(1, note)
 
@@ -168,32 +161,35 @@ class Trainer:
         seconds = time.perf_counter() - window.started_s
         if not math.isfinite(loss):
             self._stop_at_nan("the loss")
-        num_unreadable = self._num_unreadable()
-        if self.folder is not None:
-            self._write(
-                step=self.place.step, epoch=(self.place.step - 1) // self.steps_per_epoch, loss=loss,
-                learning_rate=self.optimiser.param_groups[0]["lr"], norm=norm,
-                images_per_s=round(float(window.images) / seconds, 2), unreadable=num_unreadable,
-            )  # fmt: skip
+        self._share_faults()
+        self._write(
+            step=self.place.step, epoch=(self.place.step - 1) // self.steps_per_epoch, loss=loss,
+            learning_rate=self.optimiser.param_groups[0]["lr"], norm=norm,
+            images_per_s=round(float(window.images) / seconds, 2), unreadable=len(self.loader.faults),
+        )  # fmt: skip
         return f"loss {loss:.4g}"
 
     def _write(self, **values: Any) -> None:
-        assert self.folder is not None
-        self.folder.log(**values)
-        if self.board is not None:
-            self.board.add(values)
+        """A line of metrics, by the leader."""
+        self.processes.lead(lambda: self._the_desk.write(values))
 
-    def _num_unreadable(self) -> int:
-        """Over all processes; each sees other images.
+    @property
+    def _the_desk(self) -> Desk:
+        """The leader's; only what `lead` runs may ask for it."""
+        assert self.desk is not None
+        return self.desk
+
+    def _share_faults(self) -> None:
+        """Tell one another which images cannot be read; every process sees others, and others in every epoch.
 
         Raises:
             RunError: they are more than allowed.
         """
-        found = torch.full((), float(len(self.loader.unreadable)), device=self.processes.device)
-        total = int(self.processes.total(found))
-        if total > self.config.max_unreadable:
-            self._stop(f"{total} images cannot be read and --max-unreadable is {self.config.max_unreadable}")
-        return total
+        for faults in self.processes.gather(dict(self.loader.faults)):
+            self.loader.faults |= faults
+        self.loader.faults = dict(sorted(self.loader.faults.items()))
+        if len(self.loader.faults) > self.config.max_unreadable:
+            self._stop(self.loader.verdict())
 
     def _stop(self, why: str) -> NoReturn:
         """End the run on all processes; one speaks."""
@@ -210,27 +206,28 @@ class Trainer:
         )
 
     def _end_epoch(self) -> None:
-        if self.validation is not None:
-            self._validate(self.validation)
+        self._check_finite()
+        if self.config.benchmarks is not None:
+            epoch = self.place.step // self.steps_per_epoch - 1
+            self.processes.lead(lambda: self._validate(epoch))
+            self.place.best_epoch = self.processes.tell(self.place.best_epoch)
         self._save()
 
-    def _validate(self, validation: Validation) -> None:
-        """Measure the network, and keep it where it is the best so far."""
-        epoch = self.place.step // self.steps_per_epoch - 1
-        if self.processes.lead(lambda: self._keep_if_better(validation, epoch)):
-            self.place.best_epoch = epoch
-        self.place.best_epoch = self.processes.tell(self.place.best_epoch)
-
-    def _keep_if_better(self, validation: Validation, epoch: int) -> bool:
-        accuracies = validation.measure(self.classifier.backbone)
+    def _validate(self, epoch: int) -> None:
+        """Measure the network, and keep it where it is the best so far; the leader does."""
+        desk = self._the_desk
+        assert desk.validation is not None
+        try:
+            accuracies = desk.validation.measure(self.classifier.backbone)
+        except RunError:  # weights that are numbers still, but too large to compute with
+            self._stop_at_nan("an embedding")
         mean = sum(accuracies.values()) / len(accuracies)
-        self._write(step=self.place.step, epoch=epoch, accuracy=mean, accuracies=accuracies)
+        desk.write({"step": self.place.step, "epoch": epoch, "accuracy": mean, "accuracies": accuracies})
         if mean <= self.place.best_accuracy:
-            return False
-        about = {**self.about, "steps": self.place.step, "epoch": epoch, "accuracy": mean}
-        validation.keep(self.classifier.backbone, about=about)
-        self.place.best_accuracy = mean
-        return True
+            return
+        about = {**desk.about, "steps": self.place.step, "epoch": epoch, "accuracy": mean}
+        desk.validation.keep(self.classifier.backbone, about=about)
+        self.place.best_accuracy, self.place.best_epoch = mean, epoch
 
     def _gives_up(self) -> bool:
         epoch = self.place.step // self.steps_per_epoch - 1
@@ -238,27 +235,24 @@ class Trainer:
         return patience is not None and epoch - self.place.best_epoch >= patience
 
     def _save(self) -> None:
-        """Replace the checkpoint.
+        """Replace the checkpoint, by the leader."""
+        state = {"weights": self.classifier.state_dict(), "optimiser": self.optimiser.state_dict(),
+                 "step": self.place.step, "best_epoch": self.place.best_epoch,
+                 "best_accuracy": self.place.best_accuracy, "faults": self.loader.faults}  # fmt: skip
+        self.processes.lead(lambda: self._the_desk.folder.save(state))
+
+    def _check_finite(self) -> None:
+        """See that weights, statistics and momenta are numbers, which the loss would show one step later only.
 
         Raises:
-            RunError: a weight is not a number, which the loss shows one step later only.
+            RunError: one is not, on any process.
         """
-        if not self._is_finite():
-            self._stop_at_nan("a weight")
-        if self.folder is None:
-            return
-        self.folder.save(
-            {"weights": self.classifier.state_dict(), "optimiser": self.optimiser.state_dict(),
-             "step": self.place.step, "best_epoch": self.place.best_epoch,
-             "best_accuracy": self.place.best_accuracy}
-        )  # fmt: skip
-
-    def _is_finite(self) -> bool:
-        """Whether weights, statistics and momenta are all numbers."""
         momenta = [value for state in self.optimiser.state.values() for value in state.values()]
         tensors = [*self.classifier.state_dict().values(), *momenta]
         floating = [tensor for tensor in tensors if isinstance(tensor, Tensor) and tensor.is_floating_point()]
-        return bool(torch.isfinite(nn.utils.get_total_norm(floating, norm_type=math.inf)))
+        largest = nn.utils.get_total_norm(floating, norm_type=math.inf)
+        if float(self.processes.total((~torch.isfinite(largest)).float())):
+            self._stop_at_nan("a weight")
 
     def _resume(self) -> None:
         """Go to where the last checkpoint is; every process reads it.
@@ -266,21 +260,18 @@ class Trainer:
         Raises:
             RunError: it is damaged, or the processes find different ones.
         """
-        state = read_checkpoint(self.config.out / CHECKPOINT)
+        state = self.processes.each(lambda: read_checkpoint(self.config.out / CHECKPOINT))
         if state is not None:
             self.classifier.load_state_dict(state["weights"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.place = Place(state["step"], state["best_epoch"], state["best_accuracy"])
+            self.loader.faults = dict(state["faults"])
         if self.processes.tell(self.place.step) != self.place.step:
             raise RunError(
                 f"{self.config.out} holds another checkpoint here than where the leading process runs: give a folder "
                 "that all machines share"
             )
-        if self.folder is not None:
-            self.folder.begin(self.place.step)
-        if self.board is not None:
-            self.board.begin(self.place.step)
-        self.processes.wait()
+        self.processes.lead(lambda: self._the_desk.begin(self.place.step))
 
 
 def order_of(

@@ -27,8 +27,7 @@ class Validation:
         digests: SHA-256 of each set's file, by its name.
 
     Raises:
-        UserError: the folder holds no verification set, or one that cannot be measured; better now than after an
-            epoch.
+        UserError: the folder holds no verification set, or a file of another kind.
     """
 
     def __init__(self, benchmarks: Path, network: BackboneConfig, *, device: str, best: Path) -> None:
@@ -40,9 +39,17 @@ class Validation:
             )
         self.digests = {path.stem: sha256_file(path) for path in paths}
         self._sets = {path.stem: pairs_of_bin(read_bin(path), source=str(path)) for path in paths}
-        for path in paths:
-            _check(self._sets[path.stem], path)
+        self._paths = {path.stem: path for path in paths}
         self._network, self._device, self._best = network, device, best
+
+    def check(self) -> None:
+        """See that every set can be measured: enough pairs, of both kinds, every image readable.
+
+        Raises:
+            UserError: one cannot.
+        """
+        for name, pairs in self._sets.items():
+            _check(pairs, self._paths[name])
 
     def measure(self, backbone: nn.Module) -> dict[str, float]:
         """10-fold accuracy by set, with flips; the backbone is left in training mode."""
@@ -60,7 +67,6 @@ class Validation:
 
 
 def _check(pairs: Pairs, path: Path) -> None:
-    """See that a set can be measured: enough pairs, of both kinds, every image readable."""
     if len(pairs.same) < MIN_PAIRS or pairs.same.all() or not pairs.same.any():
         raise UserError(
             f"{path} has {len(pairs.same)} pairs, {int(pairs.same.sum())} of one person: ten folds need {MIN_PAIRS} "
