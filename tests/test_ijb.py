@@ -118,6 +118,20 @@ def test_one_pass_gives_every_fusion_of_its_flip(folder: Path) -> None:
         np.testing.assert_array_equal(alone.roc.thresholds, one.roc.thresholds)
 
 
+def test_a_fusion_that_cannot_be_made_does_not_stop_the_one_that_is_asked_for(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_ijb(folder)
+    ijb, network = read_ijb(IjbFiles("ijbb", folder)), CoarsePixels()
+    of_first = ijb.template_ids == ijb.template_ids[0]
+    faceless = replace(ijb, detector_scores=np.where(of_first, 0, ijb.detector_scores).astype(np.float32))
+    found = verify_ijb(faceless, network, suite="ijbb", fusion=parse_fusion("adaface"))
+    assert set(by_fusion(found)) == {"F1N1D0", "F1N0D0"}
+    assert "fusion F1N1D1 cannot be shown beside it" in capsys.readouterr().err
+    with pytest.raises(UserError, match="ijbb: "):
+        verify_ijb(faceless, network, suite="ijbb", fusion=parse_fusion("insightface"))
+
+
 def test_switches_change_the_result(folder: Path) -> None:
     make_ijb(folder)
     ijb, network = read_ijb(IjbFiles("ijbb", folder)), CoarsePixels()

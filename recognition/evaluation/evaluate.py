@@ -135,7 +135,11 @@ def _measure(
     """The finished result, or a new one that is then finished."""
     path = result_path(folder, suite.name, {**decided_by, **suite.decided_by(settings)})
     result = load_result(path, suite.name)
-    finished = result is not None and result.num_unreadable <= settings.max_unreadable
+    finished = (
+        result is not None
+        and result.num_unreadable <= settings.max_unreadable
+        and suite.answers(result, settings)
+    )
     if result is None or not finished:
         result = suite.measure(embed, settings)
         save_result(path, result)

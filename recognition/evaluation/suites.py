@@ -57,6 +57,10 @@ class Suite:
         """The settings that decide its result."""
         return {"flip": settings.flip}
 
+    def answers(self, result: SuiteResult, settings: Settings) -> bool:
+        """Whether a finished result holds what is asked for."""
+        return True
+
     def as_asked(self, result: SuiteResult, settings: Settings) -> SuiteResult:
         """A result that these settings decide as well, as they show it."""
         return result
@@ -95,6 +99,9 @@ class IjbSuite(Suite):
 
     def decided_by(self, settings: Settings) -> dict[str, Any]:
         return {"flip": settings.fusion.flip}
+
+    def answers(self, result: SuiteResult, settings: Settings) -> bool:
+        return str(settings.fusion) in by_fusion(result)
 
     def as_asked(self, result: SuiteResult, settings: Settings) -> SuiteResult:
         return choose_fusion(by_fusion(result), str(settings.fusion))

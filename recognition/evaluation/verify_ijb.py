@@ -33,10 +33,14 @@ def verify_ijb(
         ijb.crops, embed, title=suite, flip=fusion.flip, batch_size=batch_size, max_unreadable=max_unreadable
     )
     present = _present(ijb, found, suite)
-    try:
-        curves = {str(one): _curve(present, found, one) for one in fusion.of_same_flip()}
-    except UserError as error:
-        raise UserError(f"{suite}: {error}") from None
+    curves: dict[str, Roc] = {}
+    for one in fusion.of_same_flip():
+        try:
+            curves[str(one)] = _curve(present, found, one)
+        except UserError as error:
+            if one == fusion:
+                raise UserError(f"{suite}: {error}") from None
+            say(f"{suite}: fusion {one} cannot be shown beside it: {error}")
     results = {
         name: SuiteResult(
             suite=suite,
