@@ -331,6 +331,17 @@ def test_another_run_is_at_work(benchmarks: Path, network: Path, tmp_path: Path)
     evaluate(network, benchmarks=benchmarks, out=tmp_path / "out", suite="lfw", device="cpu")
 
 
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text("mine")
+    with (
+        pytest.raises(UserError, match=r"holds results\.json and no results of evaluate"),
+        hold(tmp_path / "out"),
+    ):
+        pass
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.json"]
+
+
 def test_what_is_not_there(benchmarks: Path, network: Path, tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"no calfw, ijbc \(looked for calfw\.bin; IJBC/meta or ijbc/meta\).*lfw, cfp_fp"

@@ -78,6 +78,19 @@ def test_a_run_is_a_network_and_its_story(faces: Path, tmp_path: Path) -> None:
     assert (run / "_SUCCESS").exists()
 
 
+def test_every_epoch_is_a_line_of_the_log(
+    faces: Path, benchmarks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(config(faces, tmp_path / "run", benchmarks=benchmarks))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
+    losses = [line["loss"] for line in read_metrics(tmp_path / "run") if "loss" in line]
+    accuracies = [line["accuracy"] for line in read_metrics(tmp_path / "run") if "accuracy" in line]
+    assert lines == [
+        f"epoch {number} of 2: loss {loss:.4g}, accuracy {100 * accuracy:.2f} %"
+        for number, loss, accuracy in zip((1, 2), losses, accuracies, strict=True)
+    ]
+
+
 def test_a_finished_run_is_left_alone(faces: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(config(faces, run, epochs=1))

@@ -15,7 +15,8 @@ class EvaluateConfig(Frozen):
 
     network: Positional[Path]
     """Run folder of train (of several seeds: each is evaluated), ONNX recogniser, or checkpoint of InsightFace or
-    AdaFace."""
+    AdaFace. Beside NAME.onnx, NAME.json says how its pixels are normalised, as {"channels": "rgb", "mean": [0.5, 0.5,
+    0.5], "std": [0.5, 0.5, 0.5]}, which is taken where there is none."""
     benchmarks: Path
     """Folder of benchmarks: NAME.bin files, IJBB/ and IJBC/ (loose_crop, meta), RFW/ (data, txts) or
     <Race>_test.bin files."""

@@ -36,10 +36,13 @@ def hold(out: Path) -> Iterator[Path]:
     """The folder of finished results in `out`, made if need be, for this process alone.
 
     Raises:
-        UserError: `out` is no folder to write to.
+        UserError: `out` is no folder to write to, or one of something else.
         RunError: another process evaluates into it.
     """
     folder = out / FOLDER
+    make_folder(out)
+    if not folder.exists() and (foreign := sorted(path.name for path in out.iterdir())):
+        raise UserError(f"out {out} holds {foreign[0]} and no results of evaluate: give an empty folder")
     make_folder(folder)
     lock = take_lock(folder)
     try:

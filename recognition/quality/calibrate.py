@@ -130,7 +130,10 @@ def _pairs(predictors: Values, known: Values, name: str, target: str) -> tuple[A
 def _check_runs(predictors: Values, known: Mapping[str, Any]) -> None:
     unknown = [run for run in predictors if run not in known]
     if unknown:
-        raise UserError(f"run {unknown[0]!r} is not in the accuracy table: known are {', '.join(known)}")
+        raise UserError(
+            f"run {unknown[0]!r} is not in the accuracy table: known are "
+            f"{', '.join(known)}; --accuracies takes a table of your own"
+        )
     if predictors and len(predictors) < MIN_RUNS:
         raise UserError(f"{len(predictors)} runs are given: a ranking takes {MIN_RUNS} or more")
 

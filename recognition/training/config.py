@@ -113,7 +113,8 @@ class TrainConfig(TrainRecipe):
     real: Path | None = None
     """Real images to mix in, in any of these forms; their identities count as others."""
     benchmarks: Path | None = None
-    """Folder of verification sets, NAME.bin, to measure after every epoch; the best network of them is kept."""
+    """Folder of verification sets to measure after every epoch; the network of the best mean is kept. Of lfw, cfp_fp,
+    cplfw, calfw and agedb_30 those that are there, as AdaFace does; without any of them every NAME.bin."""
     seeds: Annotated[int, Field(ge=1, le=100)] = 1
     """Runs, with seeds from --seed on, each in OUT/seed-N; mean and standard deviation are reported."""
     device: str = "auto"

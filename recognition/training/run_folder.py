@@ -118,9 +118,9 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
+    except PermissionError as error:
         raise RunError(f"{path} cannot be read ({error.strerror}): see that it can, and run again") from None
-    except _DAMAGE as error:
+    except (*_DAMAGE, OSError) as error:  # a file that was cut short ends in a seek to nowhere
         reason = (str(error).splitlines() or ["unreadable"])[0]
         raise RunError(
             f"{path} is damaged ({reason}): delete it to start this run again from the first step"

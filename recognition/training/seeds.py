@@ -22,7 +22,9 @@ def report_seeds(out: Path, runs: list[Path]) -> None:
     for name, column in columns.items():
         print(f"{name}: {100 * mean(column):.2f} +- {100 * stdev(column):.2f} over {len(runs)} seeds")
     if not columns:
-        print(f"trained {len(runs)} seeds into {out}; `d2r-fast evaluate {out}` compares them")
+        print(
+            f"trained {len(runs)} seeds into {out}; `d2r-fast evaluate {out} --benchmarks ...` compares them"
+        )
 
 
 def best_accuracies(run: Path) -> dict[str, float]:

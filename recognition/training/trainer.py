@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from d2r_fast.engine.console import Meter
+from d2r_fast.engine.console import Meter, say
 from d2r_fast.engine.errors import RunError
 from d2r_fast.recognition.training.classifier import Classifier
 from d2r_fast.recognition.training.config import TrainConfig
@@ -80,6 +80,7 @@ class Trainer:
         self.model = _distribute(classifier, processes)
         self.optimiser = build_optimiser(classifier, config)
         self.place = Place()
+        self.loss, self.accuracy = math.nan, math.nan
         self.window = Window.empty(processes.device)
         self.steps_per_epoch = len(order_of(config, data, processes, epoch=0))
 
@@ -100,6 +101,7 @@ class Trainer:
                     "smaller --batch-size, or more processes"
                 ) from None
             self._end_epoch()
+            self._say_epoch()
 
     def _train_epoch(self) -> None:
         self.window = Window.empty(self.processes.device)
@@ -161,6 +163,7 @@ class Trainer:
         seconds = time.perf_counter() - window.started_s
         if not math.isfinite(loss):
             self._stop_at_nan("the loss")
+        self.loss = loss
         self._share_faults()
         self._write(
             step=self.place.step, epoch=(self.place.step - 1) // self.steps_per_epoch, loss=loss,
@@ -213,6 +216,14 @@ class Trainer:
             self.place.best_epoch = self.processes.tell(self.place.best_epoch)
         self._save()
 
+    def _say_epoch(self) -> None:
+        """A line for the log of a run that nobody watches."""
+        if self.desk is None:
+            return
+        epoch = self.place.step // self.steps_per_epoch
+        measured = "" if math.isnan(self.accuracy) else f", accuracy {100 * self.accuracy:.2f} %"
+        say(f"epoch {epoch} of {self.config.epochs}: loss {self.loss:.4g}{measured}")
+
     def _validate(self, epoch: int) -> None:
         """Measure the network, and keep it where it is the best so far; the leader does."""
         desk = self._the_desk
@@ -223,6 +234,7 @@ class Trainer:
             self._stop_at_nan("an embedding")
         mean = sum(accuracies.values()) / len(accuracies)
         desk.write({"step": self.place.step, "epoch": epoch, "accuracy": mean, "accuracies": accuracies})
+        self.accuracy = mean
         if mean <= self.place.best_accuracy:
             return
         about = {**desk.about, "steps": self.place.step, "epoch": epoch, "accuracy": mean}
