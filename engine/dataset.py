@@ -22,8 +22,8 @@ from typing import Any
 
 from d2r_fast.engine.card import render_card
 from d2r_fast.engine.errors import RunError, UserError
-from d2r_fast.engine.files import STALE, disk_errors, make_folder, remove_stale, write_atomic
-from d2r_fast.engine.folder_lock import LOCK, sign_lock, take_lock
+from d2r_fast.engine.files import disk_errors, make_folder, remove_stale, write_atomic
+from d2r_fast.engine.folder_lock import refuse_foreign, sign_lock, take_lock
 from d2r_fast.engine.marker import (
     CARD,
     COUNTS,
@@ -69,7 +69,7 @@ class Dataset:
         folder = Path(out)
         wanted: dict[str, Any] = json.loads(dump(document))
         make_folder(folder)
-        _refuse_foreign(folder)
+        refuse_foreign(folder, own=[DOCUMENT], what="dataset")
         _refuse_other(folder, wanted)
         # A document that the card cannot show must not come to light at the end of days of work.
         render_card(wanted, dict.fromkeys(COUNTS, 0))
@@ -194,18 +194,6 @@ def _show(flat: Mapping[str, Any], key: str) -> str:
         return "absent"
     text = json.dumps(flat[key], ensure_ascii=False)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """A folder of something else is nobody's place to write to; an empty or barely started one is."""
-    if (folder / DOCUMENT).exists():
-        return
-    foreign = sorted(p.name for p in folder.iterdir() if p.name != LOCK and not STALE.match(p.name))
-    if foreign:
-        raise UserError(
-            f"out {folder} holds {foreign[0]} and no {DOCUMENT}, so it is no dataset of d2r-fast: "
-            "give an empty folder"
-        )
 
 
 def _refuse_other(folder: Path, wanted: Mapping[str, Any]) -> None:

@@ -1,11 +1,13 @@
-"""One process at a time in a folder that is being written."""
+"""A folder that is being written: nobody else's, and one process at a time in it."""
 
 import fcntl
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from d2r_fast.engine.errors import RunError
-from d2r_fast.engine.files import disk_errors
+from d2r_fast.engine.errors import RunError, UserError
+from d2r_fast.engine.files import STALE, disk_errors, make_folder, remove_stale
 
 LOCK = ".lock"
 
@@ -39,3 +41,42 @@ def sign_lock(lock: int, folder: Path) -> None:
     with disk_errors(folder / LOCK, needed_bytes=64):
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The folder, made if need be and rid of what killed processes left, for this process alone.
+
+    Raises:
+        UserError: it is no folder to write to.
+        RunError: another process has it, or the disk has no locks.
+    """
+    make_folder(folder)
+    lock = take_lock(folder)
+    try:
+        sign_lock(lock, folder)
+        remove_stale(folder)
+        yield
+    finally:
+        os.close(lock)
+
+
+def refuse_foreign(folder: Path, *, own: Sequence[str], what: str) -> None:
+    """Leave a folder of something else alone; an empty or barely started one is anybody's.
+
+    Args:
+        own: the names of ours; the first of them says that the folder is.
+        what: what we would write there, for the message.
+
+    Raises:
+        UserError: something else is there.
+    """
+    if not folder.is_dir() or (folder / own[0]).exists():
+        return
+    foreign = sorted(
+        path.name for path in folder.iterdir() if path.name not in (LOCK, *own) and not STALE.match(path.name)
+    )
+    if foreign:
+        raise UserError(
+            f"out {folder} holds {foreign[0]} and no {own[0]}, so it is no {what} of d2r-fast: give an empty folder"
+        )

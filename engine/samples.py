@@ -14,7 +14,7 @@ from PIL import Image
 
 from d2r_fast.engine.canvas import Canvas, Colour, View, mix, union
 from d2r_fast.engine.errors import UserError
-from d2r_fast.engine.files import disk_errors, write_atomic
+from d2r_fast.engine.files import make_folder, write_atomic
 from d2r_fast.engine.portrait import (
     Person,
     Shot,
@@ -86,11 +86,7 @@ def draw_samples(
         )
     for identity in range(num_identities):
         folder = out / str(identity)
-        try:
-            with disk_errors(folder, needed_bytes=4096):
-                folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise UserError(f"{out} is a file or holds one named {identity}: give another folder") from None
+        make_folder(folder)
         person = cast(identity)
         for image in range(images_per_identity):
             buffer = io.BytesIO()

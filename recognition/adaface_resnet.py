@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from d2r_fast.recognition.iresnet import DEPTHS, IMAGE_SIZE, WIDTHS, batch_norm, conv3x3
+from d2r_fast.recognition.iresnet import DEPTHS, IMAGE_SIZE, WIDTHS, batch_norm, check_stages, conv3x3
 
 
 class AdaFaceBlock(nn.Module):
@@ -59,8 +59,7 @@ class AdaFaceResNet(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if len(num_blocks) != len(widths) or len(widths) != 4:
-            raise ValueError(f"num_blocks {tuple(num_blocks)} and widths {tuple(widths)}: give four of each")
+        check_stages(num_blocks, widths)
         with torch.random.fork_rng(devices=()):
             self.input_layer = nn.Sequential(
                 conv3x3(3, widths[0]), batch_norm(widths[0]), nn.PReLU(widths[0])

@@ -77,8 +77,7 @@ class IResNet(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if len(num_blocks) != len(widths) or len(widths) != 4:
-            raise ValueError(f"num_blocks {tuple(num_blocks)} and widths {tuple(widths)}: give four of each")
+        check_stages(num_blocks, widths)
         with torch.random.fork_rng(devices=()):
             self.conv1 = conv3x3(3, widths[0])
             self.bn1 = batch_norm(widths[0])
@@ -115,6 +114,16 @@ class IResNet(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             embedding: Tensor = self.features(self.fc(x.to(self.fc.weight.dtype)))
         return embedding
+
+
+def check_stages(num_blocks: Sequence[int], widths: Sequence[int]) -> None:
+    """See that there are four of each.
+
+    Raises:
+        ValueError: there are not.
+    """
+    if len(num_blocks) != len(widths) or len(widths) != 4:
+        raise ValueError(f"num_blocks {tuple(num_blocks)} and widths {tuple(widths)}: give four of each")
 
 
 def stage(in_channels: int, channels: int, *, num_blocks: int) -> nn.Sequential:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from .fakefaces import draw_patterns, pattern_pairs
+
 # Triton reads this once, when diffusers imports it: interpreted where there is no GPU, else compiled.
 os.environ["TRITON_INTERPRET"] = "0" if torch.cuda.is_available() else "1"
 
@@ -53,4 +55,23 @@ def renders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("renders") / "samples"
     draw_samples(folder, num_identities=4, images_per_identity=6)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def patterns(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """8 identities of 6 images that are easy to tell apart; copy before changing anything."""
+    folder = tmp_path_factory.mktemp("patterns")
+    draw_patterns(folder, num_identities=8, images_per_identity=6)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pattern_sets(patterns: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of benchmarks: 40 pairs of the patterns, patterns.bin."""
+    from d2r_fast.recognition.evaluation.bin_file import write_bin
+
+    folder = tmp_path_factory.mktemp("benchmarks")
+    images, same = pattern_pairs(patterns, num_pairs=40)
+    write_bin(folder / "patterns.bin", images, same)
     return folder

@@ -335,7 +335,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "results.json").write_text("mine")
     with (
-        pytest.raises(UserError, match=r"holds results\.json and no results of evaluate"),
+        pytest.raises(UserError, match=r"holds results\.json and no finished, so it is no evaluation"),
         hold(tmp_path / "out"),
     ):
         pass

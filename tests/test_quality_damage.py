@@ -11,10 +11,11 @@ from onnx import helper
 from PIL import Image
 
 from d2r_fast.engine.errors import RunError, UserError
+from d2r_fast.engine.folder_lock import held
 from d2r_fast.recognition.quality.config import QualityConfig
 from d2r_fast.recognition.quality.measure import Scale
 from d2r_fast.recognition.quality.measure import measure as measure_rows
-from d2r_fast.recognition.quality.quality import hold, run_quality
+from d2r_fast.recognition.quality.quality import run_quality
 
 from .fakebench import keep_weights_beside, write_onnx
 from .fakequality import (
@@ -141,7 +142,7 @@ def test_weights_beside_a_graph_are_part_of_a_recogniser(drawn: Path, tmp_path: 
 
 
 def test_a_folder_is_measured_into_by_one_at_a_time(drawn: Path, network: Path, tmp_path: Path) -> None:
-    with hold(tmp_path / "out"), pytest.raises(RunError, match="is in use by process"):
+    with held(tmp_path / "out"), pytest.raises(RunError, match="is in use by process"):
         measure(drawn, network, tmp_path / "out")
     measure(drawn, network, tmp_path / "out")
 

@@ -147,7 +147,7 @@ def test_impossible_counts_are_refused(tmp_path: Path, counts: dict[str, int]) -
 
 def test_out_must_be_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="give another folder"):
+    with pytest.raises(UserError, match="is a file or lies in one: give a folder"):
         draw_samples(tmp_path / "file", num_identities=1, images_per_identity=1)
     assert (tmp_path / "file").read_text() == "mine"
 

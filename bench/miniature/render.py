@@ -22,7 +22,7 @@ from d2r_fast.bench.miniature.world import Person, Shot, cast, stage
 from d2r_fast.engine.console import Meter, say
 from d2r_fast.engine.device import find_device
 from d2r_fast.engine.errors import RunError, UserError
-from d2r_fast.engine.files import disk_errors, write_atomic
+from d2r_fast.engine.files import make_folder, write_atomic
 
 BATCH = 8
 """Images drawn at once: what a CPU's caches hold, and no picture depends on it."""
@@ -116,11 +116,7 @@ def _develop(linear: torch.Tensor) -> torch.Tensor:
 
 def _write(out: Path, identity: int, image: int, picture: torch.Tensor) -> None:
     folder = out / str(identity)
-    try:
-        with disk_errors(folder, needed_bytes=4096):
-            folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{out} is a file or holds one named {identity}: give another folder") from None
+    make_folder(folder)
     buffer = io.BytesIO()
     Image.fromarray(picture.numpy()).save(buffer, "PNG")
     write_atomic(folder / f"{image}.png", buffer.getvalue())

@@ -19,8 +19,8 @@ import numpy as np
 
 from d2r_fast.engine.console import say
 from d2r_fast.engine.errors import UserError
-from d2r_fast.engine.files import make_folder, remove_stale, write_atomic
-from d2r_fast.engine.folder_lock import sign_lock, take_lock
+from d2r_fast.engine.files import make_folder, write_atomic
+from d2r_fast.engine.folder_lock import held, refuse_foreign
 from d2r_fast.engine.marker import document_digest, dump
 from d2r_fast.recognition.evaluation.results import SuiteResult, decode_suite, encode_suite
 from d2r_fast.recognition.evaluation.roc import Roc
@@ -39,18 +39,11 @@ def hold(out: Path) -> Iterator[Path]:
         UserError: `out` is no folder to write to, or one of something else.
         RunError: another process evaluates into it.
     """
-    folder = out / FOLDER
+    refuse_foreign(out, own=[FOLDER], what="evaluation")
     make_folder(out)
-    if not folder.exists() and (foreign := sorted(path.name for path in out.iterdir())):
-        raise UserError(f"out {out} holds {foreign[0]} and no results of evaluate: give an empty folder")
-    make_folder(folder)
-    lock = take_lock(folder)
-    try:
-        sign_lock(lock, folder)
-        remove_stale(folder)
+    folder = out / FOLDER
+    with held(folder):
         yield folder
-    finally:
-        os.close(lock)
 
 
 def claim(folder: Path, networks: Mapping[str, str]) -> None:

@@ -15,9 +15,11 @@ from d2r_fast.recognition.evaluation.measures import (
     spread,
     tar,
 )
-from d2r_fast.recognition.evaluation.published import SUITES, PublishedRow, read_published
+from d2r_fast.recognition.evaluation.published import SUITES, PublishedRow, PublishedTable, read_published
 from d2r_fast.recognition.evaluation.results import FARS, RACES, Run, Statistic
 from d2r_fast.recognition.evaluation.tables import Row, Table, fusion_notes, ours_row
+
+SYN2AUTH_HEADS = ("Type", "Training set", "Transfer method")
 
 
 def paper_tables(runs: Mapping[str, Run], *, name: str) -> list[Table]:
@@ -80,13 +82,10 @@ def syn2auth(runs: Mapping[str, Run], name: str) -> Table:
     return Table(
         key="syn2auth-2",
         title="Syn2Auth, Table 2: networks by training set",
-        heads=("Type", "Training set", "Transfer method"),
+        heads=SYN2AUTH_HEADS,
         columns=published.columns,
         rows=(
-            *(
-                _theirs(row, published.columns, ("type", "dataset", "transfer_method"))
-                for row in published.rows
-            ),
+            *_syn2auth_rows(published),
             *ours,
         ),
         notes=(
@@ -104,13 +103,10 @@ def syn2auth_ijbc(runs: Mapping[str, Run], name: str) -> Table:
     return Table(
         key="syn2auth-3",
         title="Syn2Auth, Table 3: IJB-C, TAR by FMR",
-        heads=("Type", "Training set", "Transfer method"),
+        heads=SYN2AUTH_HEADS,
         columns=published.columns,
         rows=(
-            *(
-                _theirs(row, published.columns, ("type", "dataset", "transfer_method"))
-                for row in published.rows
-            ),
+            *_syn2auth_rows(published),
             ours,
         ),
         notes=(
@@ -119,6 +115,10 @@ def syn2auth_ijbc(runs: Mapping[str, Run], name: str) -> Table:
             *_count_notes([ours]),
         ),
     )
+
+
+def _syn2auth_rows(published: PublishedTable) -> list[Row]:
+    return [_theirs(row, published.columns, ("type", "dataset", "transfer_method")) for row in published.rows]
 
 
 def _five(cfp: str) -> list[Measure]:

@@ -6,10 +6,8 @@ Writes quality.json (every value, exact) and quality.md (the same for people), a
 """
 
 import json
-import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,8 @@ from d2r_fast.engine.config import Frozen
 from d2r_fast.engine.console import say
 from d2r_fast.engine.device import find_device
 from d2r_fast.engine.errors import UserError
-from d2r_fast.engine.files import make_folder, remove_stale, write_atomic
-from d2r_fast.engine.folder_lock import sign_lock, take_lock
+from d2r_fast.engine.files import write_atomic
+from d2r_fast.engine.folder_lock import held, refuse_foreign
 from d2r_fast.engine.marker import dump
 from d2r_fast.recognition.embedder import Embedder, open_embedder
 from d2r_fast.recognition.evaluation.crops import SIZE
@@ -55,7 +53,8 @@ def run_quality(config: QualityConfig) -> int:
     assert config.dataset is not None, "checked by QualityConfig"
     out = prepare_out(config.dataset, config.out)
     images = open_training_set(config.dataset, num_identities=config.identities, seed=config.seed)
-    with hold(out):
+    refuse_foreign(out, own=[DOCUMENT, PAGE], what="measurement")
+    with held(out):
         measure_into(out, images, config)
     return 0
 
@@ -87,24 +86,6 @@ def measure_into(out: Path, images: TrainingSet, config: QualityConfig) -> None:
     write_atomic(out / DOCUMENT, dump(document))
     print(render_text(document))
     say(f"quality: {out / DOCUMENT} and {out / PAGE}")
-
-
-@contextmanager
-def hold(out: Path) -> Iterator[None]:
-    """The folder, made if need be, for this process alone.
-
-    Raises:
-        UserError: it is no folder to write to.
-        RunError: another process measures into it.
-    """
-    make_folder(out)
-    lock = take_lock(out)
-    try:
-        sign_lock(lock, out)
-        remove_stale(out)
-        yield
-    finally:
-        os.close(lock)
 
 
 def refuse_other(out: Path, subject: Mapping[str, Any]) -> None:

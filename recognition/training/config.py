@@ -18,8 +18,6 @@ Head = Literal["adaface", "arcface", "cosface"]
 Schedule = Literal["cosine", "steps", "polynomial"]
 Sampling = Literal["plain", "balanced"]
 RecipeName = Literal["digi2real", "syn2auth", "adaface", "arcface"]
-FIVE_SETS = ("lfw", "cfp_fp", "cplfw", "calfw", "agedb_30")
-"""The verification sets whose mean accuracy AdaFace keeps its best checkpoint by."""
 
 
 class TrainRecipe(Frozen):

@@ -22,8 +22,8 @@ import torch
 
 from d2r_fast.engine.dataset import name_differences
 from d2r_fast.engine.errors import RunError, UserError
-from d2r_fast.engine.files import STALE, disk_errors, make_folder, remove_stale, write_atomic
-from d2r_fast.engine.folder_lock import LOCK, sign_lock, take_lock
+from d2r_fast.engine.files import disk_errors, make_folder, remove_stale, write_atomic
+from d2r_fast.engine.folder_lock import refuse_foreign, sign_lock, take_lock
 from d2r_fast.engine.marker import dump, dump_line
 
 # What torch.load raises on bytes that are no checkpoint.
@@ -48,7 +48,7 @@ class RunFolder:
         """
         wanted = json.loads(dump(document))
         make_folder(folder)
-        _refuse_foreign(folder)
+        refuse_foreign(folder, own=[RUN], what="training run")
         _refuse_other(folder, wanted)
         lock = take_lock(folder)
         try:
@@ -133,16 +133,6 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     path = folder / METRICS
     lines = path.read_bytes().splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if _is_whole(line)]
-
-
-def _refuse_foreign(folder: Path) -> None:
-    if (folder / RUN).exists():
-        return
-    foreign = sorted(p.name for p in folder.iterdir() if p.name != LOCK and not STALE.match(p.name))
-    if foreign:
-        raise UserError(
-            f"out {folder} holds {foreign[0]} and no {RUN}, so it is no training run of d2r-fast: give an empty folder"
-        )
 
 
 def _refuse_other(folder: Path, wanted: Mapping[str, Any]) -> None:

@@ -6,16 +6,13 @@ The order is drawn for the whole epoch and cut into global batches, of which eve
 ranks with batches of 128 see together what one rank with batches of 256 sees.
 """
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
 from d2r_fast.engine.errors import UserError
 from d2r_fast.kernels.noise import identity_key
+from d2r_fast.recognition.training.config import Sampling
 from d2r_fast.recognition.training.training_set import TrainingSet
-
-Sampling = Literal["plain", "balanced"]
 
 
 def epoch_order(

@@ -14,8 +14,8 @@ from d2r_fast.recognition.backbone_config import BackboneConfig
 from d2r_fast.recognition.embedder import TorchEmbedder
 from d2r_fast.recognition.evaluation.bin_file import read_bin
 from d2r_fast.recognition.evaluation.pairs import Pairs, pairs_of_bin, verify_pairs
+from d2r_fast.recognition.evaluation.published import FIVE
 from d2r_fast.recognition.network_file import LoadedNetwork, save_network
-from d2r_fast.recognition.training.config import FIVE_SETS
 
 MIN_PAIRS = 10
 
@@ -31,7 +31,7 @@ class Validation:
     """
 
     def __init__(self, benchmarks: Path, network: BackboneConfig, *, device: str, best: Path) -> None:
-        five = [benchmarks / f"{name}.bin" for name in FIVE_SETS if (benchmarks / f"{name}.bin").is_file()]
+        five = [benchmarks / f"{name}.bin" for name in FIVE if (benchmarks / f"{name}.bin").is_file()]
         paths = five or sorted(benchmarks.glob("*.bin"))
         if not paths:
             raise UserError(
