@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("engine", "export", "kernels", "bench", "recognition")
+PARTS = ("engine", "export", "kernels", "bench", "recognition", "translation")
 
 
 @pytest.fixture(scope="module")

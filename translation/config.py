@@ -1,0 +1,86 @@
+"""What a translated dataset is (`TranslateRecipe`) and how a run makes it (`TranslateConfig`), frozen and typed."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+from tyro.conf import Positional
+
+from d2r_fast.engine.config import Backend, Frozen, Precision
+
+MethodName = Literal["codeformer", "vsait", "decent", "unsb", "ddim-inversion", "stylegan-inversion"]
+OWN = {
+    "codeformer": ("w",),
+    "vsait": (),
+    "decent": (),
+    "unsb": ("nfe",),
+    "ddim-inversion": ("steps",),
+    "stylegan-inversion": ("latent", "steps"),
+}
+"""Settings that belong to a method; given with another they are refused."""
+
+
+class TranslateRecipe(Frozen):
+    """Everything that decides which images come out of given ones."""
+
+    method: MethodName
+    """How to translate: codeformer (restoration), vsait, decent or unsb (trained on unpaired images), ddim-inversion
+    (an unconditional diffusion model), stylegan-inversion (e4e or pSp)."""
+    size: Annotated[int, Field(ge=16, le=2048)] | None = None
+    """Side in pixels at which the networks see the image; it is resized back afterwards. Default: the method's own, or
+    for vsait, decent and unsb the image's."""
+    w: Annotated[float, Field(ge=0, le=1)] | None = None
+    """codeformer: 0 trusts the code book, 1 the input; 0 skips the blocks that w weighs. Default: 0.5, its program's;
+    Syn2Auth does not say."""
+    nfe: Annotated[int, Field(ge=1, le=5)] | None = None
+    """unsb: evaluations of the network, Syn2Auth's NE. Default: 5."""
+    steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """ddim-inversion: steps each way, default 50. stylegan-inversion by optimisation: default 1000, its program's."""
+    latent: Literal["encoder", "w", "w+"] | None = None
+    """stylegan-inversion: the encoder's latent, or one that is optimised in W or W+ (about a minute an image).
+    Default: encoder."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """The one source of every random number."""
+    format: Literal["webdataset", "imagefolder"] = "imagefolder"
+    """imagefolder: <identity>/<name>.png as in the source; webdataset: tar shards."""
+    image_format: Literal["jpg", "png"] = "png"
+    """Encoding of the images."""
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
+    """JPEG quality, 4:4:4 chroma."""
+    identities: Annotated[int, Field(ge=1)] | None = None
+    """How many identities to translate, from the first in order. Default: all."""
+    identities_per_shard: Annotated[int, Field(ge=1)] = 50
+    """Identities in a shard, the unit that is written at once."""
+    backend: Backend | Literal["auto"] = "auto"
+    """What runs the networks: auto is the fastest measured. torch runs the weights as they are, the others engines."""
+    precision: Precision | Literal["auto"] = "auto"
+    """Arithmetic of the networks. auto: fp16 on CUDA, else fp32."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TranslateRecipe":
+        for name in ("w", "nfe", "steps", "latent"):
+            if getattr(self, name) is not None and name not in OWN[self.method]:
+                owners = ", ".join(method for method, names in OWN.items() if name in names)
+                raise ValueError(f"{name} belongs to {owners}, not to {self.method}: leave it out")
+        return self
+
+
+class TranslateConfig(TranslateRecipe):
+    """A recipe, its source, its weights, its place, and how this machine is to run it."""
+
+    source: Positional[Path]
+    """Folder of renders, one sub-folder per identity: <identity>/<image>.png."""
+    weights: Path
+    """The method's checkpoint, in its publisher's layout or as train-transfer writes it."""
+    out: Path
+    """Folder for the dataset. A stopped run with the same recipe goes on where it was."""
+    engines: Path | None = None
+    """Folder of engines, from build-engines; one that is missing is built there first. Default: a cache folder."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Images of one run of a network on CUDA. On a CPU each thread runs one."""
+    device: str = "auto"
+    """auto (cuda where there is one, else cpu), cpu, cuda, or cuda:N."""
+    num_threads: Annotated[int, Field(ge=1)] | None = None
+    """Threads that decode and encode images. Default: one for every processor."""
+    max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of failed images above which the finished run ends with status 3."""
