@@ -181,10 +181,15 @@ def open_recogniser(
 
 def engines_folder(models: Path) -> Path:
     """Where the engines of a model folder are kept if nobody says where: a cache, by the folder's path."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     place = models.resolve()
     digest = hashlib.sha256(os.fsencode(place)).hexdigest()[:8]
-    return cache / "d2r-fast" / "engines" / f"{place.name}-{digest}"
+    return cache_folder() / f"{place.name}-{digest}"
+
+
+def cache_folder() -> Path:
+    """Where engines are kept if nobody says where."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "d2r-fast" / "engines"
 
 
 @dataclass(frozen=True)
@@ -212,11 +217,32 @@ def _open_torch(
     """A network straight from the model folder, for images of any size: the reference for every other backend."""
     height, width = size or (None, None)
     network = open_network(name, models, height=height, width=width, lora=lora, recogniser=recogniser)
+    return open_torch(network, precision=precision, batch_size=batch_size, device=device, any_size=True)
+
+
+def open_torch(
+    network: Exportable, *, precision: Precision, batch_size: int, device: str, any_size: bool = False
+) -> Network:
+    """A network as torch runs it.
+
+    Args:
+        network: not loaded yet.
+        precision: its arithmetic, unless it computes in float32 alone.
+        batch_size: rows of one run on CUDA.
+        device: "cpu" or "cuda:N".
+        any_size: whether it takes images of other sizes than its ports say.
+
+    Raises:
+        UserError: its files do not do.
+    """
+    precision = network.arithmetic(precision)
+    network = network.on(device, precision)
     num_rows = 1 if device == "cpu" else batch_size
+    ports = [tuple(port.at(num_rows) for port in ports) for ports in (network.inputs, network.outputs)]
+    inputs, outputs = [tuple(map(_any_size, given)) for given in ports] if any_size else ports
     spec = Spec(
-        name=name, backend="torch", precision=precision, batch_size=num_rows, device=device, targets=(),
-        inputs=tuple(_any_size(port.at(num_rows)) for port in network.inputs),
-        outputs=tuple(_any_size(port.at(num_rows)) for port in network.outputs),
+        name=network.name, backend="torch", precision=precision, batch_size=num_rows,
+        device=device, targets=(), inputs=inputs, outputs=outputs,
     )  # fmt: skip
     return find_backend("torch").load(spec, {}, _Folder(network))
 

@@ -6,8 +6,10 @@ its sidecar comes last. Whatever differs from what is wanted is built again, or 
 
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,8 +26,15 @@ from d2r_fast.engine.engine_record import EngineRecord, Needs, Parity, PortRecor
 from d2r_fast.engine.engine_wish import NETWORKS, Wish, expand
 from d2r_fast.engine.errors import RunError, UserError
 
+if TYPE_CHECKING:
+    from d2r_fast.export.exportable import Exportable
+    from d2r_fast.translation.config import MethodName
+
 Engine = Built[EngineRecord]
 Expected = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
+DEFAULT_NETWORKS = "unet,vae,encoder,arcface,detector"
+GENERATE_BATCH, TRANSLATE_BATCH = 8, 16
+"""What --batch-size is by default, there and here."""
 BASE_S = 2
 EXPORT_S_PER_MODULE = 0.09
 EXPORT_S_PER_GIGAPARAMETER = 30
@@ -34,29 +43,35 @@ FLOPS_PER_THREAD = 5e10
 
 
 def build_engines(
-    models: Path,
+    models: Path | None,
     out: Path,
     *,
     backend: str,
     precision: Precision,
-    batch_size: int = 8,
-    networks: str = "unet,vae,encoder,arcface,detector",
+    batch_size: int | None = None,
+    networks: str | None = None,
     height: int | None = None,
     width: int | None = None,
     lora: bool = False,
     recogniser: Path | None = None,
     targets: str = "",
     device: str = "auto",
+    method: "MethodName | None" = None,
+    weights: Path | None = None,
+    size: int | None = None,
+    w: float | None = None,
 ) -> int:
     """Builds what is missing or differs in an engines folder; prints one line per network.
 
     Args:
-        models: model folder.
+        models: model folder; None where a translation method's networks are to be built.
         out: engines folder, made if need be.
         backend, precision, height, width, lora, recogniser, device: see `Wish`.
-        batch_size: rows of the UNet on CUDA; other networks get theirs by `rows_of`.
-        networks: comma-separated; detector stands for pnet, rnet and onet.
+        batch_size: rows of the UNet on CUDA, 8 if None; other networks get theirs by `rows_of`. Of a method, images of
+            one run, 16 if None.
+        networks: of a model folder, comma-separated; detector stands for pnet, rnet and onet. None: DEFAULT_NETWORKS.
         targets: comma-separated compute capabilities, as sm89; for tensorrt-rtx.
+        method, weights, size, w: of a method, as `translate` takes them; height and width are its images'.
 
     Returns:
         The exit status, 0.
@@ -65,21 +80,59 @@ def build_engines(
         UserError: something of this is not there or does not fit.
         RunError: a build failed, or is not accurate enough; finished engines are kept.
     """
-    names = expand(networks)
-    wish = Wish(
-        backend=backend, precision=precision, device=device, batch_size=batch_size, height=height, width=width,
-        lora=lora, recogniser=recogniser, targets=tuple(t.strip() for t in targets.split(",") if t.strip()),
-    ).checked(names)  # fmt: skip
+    capabilities = tuple(target.strip() for target in targets.split(",") if target.strip())
+    wish = Wish(backend=backend, precision=precision, device=device, targets=capabilities)
+    if method is None:
+        _refuse("without --method", {"weights": weights, "size": size, "w": w})
+        if models is None:
+            raise UserError("nothing to build: give --models, or --method and --weights")
+        wish = replace(
+            wish, batch_size=batch_size or GENERATE_BATCH, height=height, width=width, lora=lora,
+            recogniser=recogniser,
+        )  # fmt: skip
+        return _build_models(models, out, expand(DEFAULT_NETWORKS if networks is None else networks), wish)
+    unused = {"models": models, "lora": lora or None, "recogniser": recogniser, "networks": networks}
+    _refuse(f"with --method {method}", unused)
+    from d2r_fast.translation.engines import open_for_building
+
+    root, exportables = open_for_building(
+        out, method=method, weights=weights, size=size, height=height, width=width, w=w
+    )
+    return _build_method(root, exportables, replace(wish, batch_size=batch_size or TRANSLATE_BATCH))
+
+
+def _refuse(where: str, given: Mapping[str, object]) -> None:
+    """Raises UserError for the first option that has a value and no use here."""
+    for name, value in given.items():
+        if value is not None:
+            raise UserError(f"--{name} {where}: leave one of them out")
+
+
+def _build_models(models: Path, out: Path, names: tuple[str, ...], wish: Wish) -> int:
+    wish = wish.checked(names)
     for name in names:
         with locked(out):
             rows = rows_of(name, wish.batch_size)
-            job = Job.open(name, models, out, replace(wish, batch_size=rows))
-            found = job.find()
-            engine, verb = (
-                (found, "up to date") if isinstance(found, Built) else (build_engine(job)[0], "built")
-            )
-        print(_line(engine, verb))
+            _bring_up(Job.open(name, models, out, replace(wish, batch_size=rows)))
     return 0
+
+
+def _build_method(root: Path, networks: Sequence["Exportable"], wish: Wish) -> int:
+    wish = wish.checked([network.name for network in networks])
+    for network in networks:
+        with locked(root):
+            rows = rows_of(network.name, wish.batch_size)
+            _bring_up(Job(network, root, replace(wish, batch_size=rows)))
+    return 0
+
+
+def _bring_up(job: Job) -> None:
+    """Builds an engine that is missing or differs, and prints its line. The caller holds the folder's lock."""
+    found = job.find()
+    if isinstance(found, Built):
+        print(_line(found, "up to date"))
+    else:
+        print(_line(build_engine(job)[0], "built"))
 
 
 def open_engine(
@@ -115,13 +168,35 @@ def open_engine(
         backend=backend, precision=precision, device=device, batch_size=batch_size, height=height, width=width,
         lora=lora, recogniser=recogniser,
     ).checked([name])  # fmt: skip
-    job = Job.open(name, models, engines, wish)
+    return _open(Job.open(name, models, engines, wish), build=build)
+
+
+def open_exportable(
+    network: "Exportable",
+    *,
+    engines: Path,
+    backend: str,
+    precision: Precision,
+    device: str,
+    batch_size: int,
+    build: bool = True,
+) -> Network:
+    """As `open_engine`, for a network that belongs to no model folder.
+
+    Raises:
+        UserError, RunError: as there.
+    """
+    wish = Wish(backend=backend, precision=precision, device=device, batch_size=batch_size)
+    return _open(Job(network, engines, wish.checked([network.name])), build=build)
+
+
+def _open(job: Job, *, build: bool) -> Network:
     found = job.find()
     if isinstance(found, Built):
         return load_engine(job, found)
     if not build:
         raise refuse(found)
-    with locked(engines):
+    with locked(job.root):
         found = job.find()
         if isinstance(found, str):
             found, network = build_engine(job)

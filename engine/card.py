@@ -8,6 +8,9 @@ from typing import Any
 import jinja2
 import yaml
 
+from d2r_fast.engine.marker import GENERATED, TRANSLATED, kind_of
+
+TEMPLATES = {GENERATED: "card.md.j2", TRANSLATED: "translated_card.md.j2"}
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
           (10_000_000, "1M<n<10M"))  # fmt: skip
 
@@ -18,16 +21,21 @@ def render_card(document: Mapping[str, Any], totals: Mapping[str, int]) -> str:
     `document` is dataset.json, `totals` the wanted, written, rejected and failed images. No clock, no path of
     the machine: equal datasets have equal cards.
     """
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=jinja2.FunctionLoader(_read)
+    )  # fmt: skip
     environment.filters["cell"] = _cell
-    template = environment.from_string(files(__package__).joinpath("card.md.j2").read_text(encoding="utf-8"))
-    return template.render(
+    return environment.get_template(TEMPLATES[kind_of(document)]).render(
         metadata=yaml.safe_dump(_metadata(document, totals), sort_keys=False, allow_unicode=True),
         document=document,
         plan=document["plan"],
         totals=totals,
         image_format=document["recipe"]["image_format"],
     )
+
+
+def _read(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _metadata(document: Mapping[str, Any], totals: Mapping[str, int]) -> dict[str, Any]:
@@ -38,10 +46,17 @@ def _metadata(document: Mapping[str, Any], totals: Mapping[str, int]) -> dict[st
         "license": "other",
         "pretty_name": f"{totals['written']} synthetic faces of {num_identities} identities",
         "task_categories": ["image-feature-extraction"],
-        "tags": ["face-recognition", "synthetic", "arc2face", "d2r-fast", document["format"]],
+        "tags": ["face-recognition", "synthetic", *_maker(document), "d2r-fast", document["format"]],
         "size_categories": [next((name for limit, name in _SIZES if totals["written"] < limit), "n>10M")],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": pattern}]}],
     }
+
+
+def _maker(document: Mapping[str, Any]) -> list[str]:
+    """Tags of what made the images."""
+    if kind_of(document) == GENERATED:
+        return ["arc2face"]
+    return ["image-to-image", document["recipe"]["method"]]
 
 
 def _cell(value: Any) -> str:

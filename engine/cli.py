@@ -16,7 +16,8 @@ from typing import Annotated, Any, NoReturn, Union, get_type_hints
 
 import tyro
 
-from d2r_fast.engine.commands import COMMANDS, Command
+from d2r_fast.engine.command import Command
+from d2r_fast.engine.commands import COMMANDS
 from d2r_fast.engine.config import read_settings
 from d2r_fast.engine.errors import RunError, UserError
 
@@ -63,7 +64,7 @@ def parse(arguments: list[str]) -> Command:
     """
     model = COMMANDS.get(arguments[0]) if arguments else None
     overrides: dict[Any, dict[str, Any]] = {}
-    if isinstance(model, type) and issubclass(model, Command) and model.PRESETS:
+    if isinstance(model, type) and issubclass(model, Command) and "config" in model.model_fields:
         overrides[model] = base_settings(arguments, model)
     filled = tyro.cli(
         _union(COMMANDS, overrides), prog="d2r-fast", description=DESCRIPTION, args=arguments, config=MARKERS
@@ -76,18 +77,20 @@ def parse(arguments: list[str]) -> Command:
 
 
 def base_settings(arguments: list[str], model: type[Command]) -> dict[str, Any]:
-    """What a command with presets starts from before its flags: the preset, and the YAML file over it."""
-    flags = ("--config", f"--{model.PRESET_FLAG}")
+    """What a command with a settings file starts from before its flags: the preset where it has presets, and the YAML
+    file over it."""
+    names = ("config", model.PRESET_FLAG) if model.PRESETS else ("config",)
+    flags = tuple(f"--{name}" for name in names)
     pairs = []
     for place, word in enumerate(arguments):
         pairs += (
             arguments[place : place + 2] if word in flags else [word] if word.split("=")[0] in flags else []
         )
     hints = get_type_hints(model)
-    fields = [(name, hints[name], model.model_fields[name].default) for name in ("config", model.PRESET_FLAG)]
+    fields = [(name, hints[name], model.model_fields[name].default) for name in names]
     shape: type = dataclasses.make_dataclass("_Base", fields)
     base: Any = tyro.cli(shape, prog=f"d2r-fast {arguments[0]}", args=pairs)
-    preset = getattr(base, model.PRESET_FLAG)
+    preset = getattr(base, model.PRESET_FLAG, None)
     settings = model.PRESETS[preset]() if preset else {}
     return settings | (read_settings(base.config, model.settings_model()) if base.config else {})
 

@@ -3,8 +3,6 @@
 Work is imported inside `run`, so that naming a command costs nothing.
 """
 
-from abc import abstractmethod
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,35 +11,11 @@ from pydantic import Field
 from tyro.conf import Positional
 
 from d2r_fast.bench.config import SECTIONS, BenchConfig, Section
+from d2r_fast.engine.command import Command, Settings
 from d2r_fast.engine.config import PRESETS, Backend, Frozen, GenerateConfig, Precision, Preset
-from d2r_fast.recognition.evaluation.config import EvaluateConfig
-from d2r_fast.recognition.quality.config import QualityConfig
-from d2r_fast.recognition.training.config import RECIPES, RecipeName, TrainConfig
-
-Settings = Mapping[str, Callable[[], dict[str, Any]]]
-
-
-class Command(Frozen):
-    """Arguments of one command."""
-
-    PRESETS: ClassVar[Settings] = {}
-    """Named sets of settings that flags and a --config file go before."""
-    PRESET_FLAG: ClassVar[str] = "preset"
-    """The flag that names one of them."""
-
-    @classmethod
-    def settings_model(cls) -> type[Frozen]:
-        """Whose fields a --config file may set: those of the config that the command adds its flags to."""
-        return cls.__bases__[0]
-
-    def settings(self) -> Any:
-        """The config that the flags add up to."""
-        model = self.settings_model()
-        return model(**{name: getattr(self, name) for name in model.model_fields})
-
-    @abstractmethod
-    def run(self) -> int:
-        """Do it; return the exit status."""
+from d2r_fast.recognition.commands import Evaluate, Quality, Train
+from d2r_fast.translation.commands import Compare, TrainTransfer, Translate
+from d2r_fast.translation.config import MethodName
 
 
 class Demo(Command):
@@ -57,16 +31,25 @@ class Demo(Command):
 
 
 class ModelsInit(Command):
-    """Write a model folder of random weights in the real layout, for tests, speed work and export."""
+    """Write a model folder of random weights in the real layout, or a translation method's checkpoint, for tests, speed
+    work and export."""
 
     out: Positional[Path]
-    """Folder to make; it must not exist or be empty."""
+    """Folder to make; it must not exist or be empty. With --method the folder to write the checkpoint into."""
     size: Literal["mini", "full"]
     """mini: some MB of the same classes; full: the true shapes of SD1.5, CLIP ViT-L/14, IR-100 and SCRFD-10G."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Same seed, same bytes."""
+    method: MethodName | None = None
+    """Translation method to write a checkpoint of, in its publisher's layout."""
 
     def run(self) -> int:
+        if self.method is not None:
+            from d2r_fast.translation.random_weights import write_random_weights
+
+            path = write_random_weights(self.method, self.out, size=self.size, seed=self.seed)
+            print(f"wrote random {self.size} weights to {path}")
+            return 0
         from d2r_fast.engine.models.init import init_models
 
         init_models(self.out, size=self.size, seed=self.seed)
@@ -102,24 +85,28 @@ class ModelsCheck(Command):
 
 
 class BuildEngines(Command):
-    """Compile the networks of a model folder for one backend, and compare each with the float32 network."""
+    """Compile the networks of a model folder, or of a translation method, for one backend, and compare each with the
+    float32 network."""
 
-    models: Path
-    """Model folder."""
+    models: Path | None = None
+    """Model folder; or give --method and --weights."""
     out: Path
     """Engines folder. What is there and as wanted is kept."""
     backend: Backend
     """What the engines are for; `doctor` says what this machine can build and run."""
     precision: Precision
     """What the networks compute in. Images and latents go in and out in float32."""
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
-    """Rows of one run of the UNet on CUDA: an image needs one, with guidance two. On a CPU each thread runs one."""
-    networks: str = "unet,vae,encoder,arcface,detector"
-    """Which ones, separated by commas; detector is MTCNN's three."""
-    height: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
-    """Height of the generated image in pixels. Default: the UNet's own."""
-    width: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
-    """Width of the generated image in pixels. Default: the UNet's own."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Rows of one run of the UNet on CUDA: an image needs one, with guidance two; of a method, images. On a CPU each
+    thread runs one. Default: as generate's, 8, or translate's, 16."""
+    networks: str | None = None
+    """Which ones of a model folder, separated by commas; detector is MTCNN's three. Default:
+    unet,vae,encoder,arcface,detector."""
+    height: Annotated[int, Field(ge=1)] | None = None
+    """Height of the image in pixels, of a model folder a multiple of 8. Default: the UNet's own, or of a method
+    --size."""
+    width: Annotated[int, Field(ge=1)] | None = None
+    """Width of the image in pixels. Default: likewise."""
     lora: tyro.conf.FlagCreatePairsOff[bool] = False
     """Merge the folder's LCM-LoRA into the UNet, for --sampler lcm."""
     recogniser: Path | None = None
@@ -129,6 +116,14 @@ class BuildEngines(Command):
     the card that is here, or all there are."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    method: MethodName | None = None
+    """Translation method to build for, in place of a model folder."""
+    weights: Path | None = None
+    """The method's checkpoint."""
+    size: Annotated[int, Field(ge=16, le=2048)] | None = None
+    """Side at which the method's networks see the image, as translate's --size."""
+    w: Annotated[float, Field(ge=0, le=1)] | None = None
+    """codeformer: 0 builds the networks without the blocks that w weighs. Default: 0.5."""
 
     def run(self) -> int:
         from d2r_fast.engine.build_engines import build_engines
@@ -312,48 +307,6 @@ class Bench(BenchConfig, Command):
         return run_bench(names, self.settings())
 
 
-class Train(TrainConfig, Command):
-    """Train a face-recognition network on a dataset.
-
-    What the papers leave open is decided as each setting says; flags go before the settings file, the file before
-    the recipe. Under torchrun (`torchrun --no-python ... d2r-fast train ...`) all its processes train one network.
-    """
-
-    PRESETS: ClassVar[Settings] = RECIPES
-    PRESET_FLAG: ClassVar[str] = "recipe"
-
-    config: Path | None = None
-    """YAML file of settings, named as the flags with underscores."""
-    recipe: RecipeName = "digi2real"
-    """digi2real: IR-50, AdaFace, 30 epochs, batch 256, cosine as the paper says; optimiser and augmentation as
-    AdaFace's scripts, since it names none. syn2auth: ArcFace's IR-50, AdaFace, early stopping as the paper says;
-    AdaFace's schedule and its rule for the best epoch, since it says no more. adaface: its published script.
-    arcface: InsightFace's on one GPU."""
-
-    def run(self) -> int:
-        from d2r_fast.recognition.training.train import train
-
-        return train(self.settings())
-
-
-class Evaluate(EvaluateConfig, Command):
-    """Measure a face-recognition network on verification benchmarks, and write tables, ROC curves and a page."""
-
-    def run(self) -> int:
-        from d2r_fast.recognition.evaluation.evaluate import evaluate
-
-        return evaluate(self.settings())
-
-
-class Quality(QualityConfig, Command):
-    """Judge a dataset without training on it, by a recogniser that did not make it."""
-
-    def run(self) -> int:
-        from d2r_fast.recognition.quality.quality import run_quality
-
-        return run_quality(self.settings())
-
-
 class Doctor(Command):
     """Say what this machine can run, and why not."""
 
@@ -372,6 +325,9 @@ COMMANDS: dict[str, Any] = {
     "offset": Offset,
     "plan": Plan,
     "generate": Generate,
+    "translate": Translate,
+    "train-transfer": TrainTransfer,
+    "compare": Compare,
     "verify": Verify,
     "report": Report,
     "train": Train,

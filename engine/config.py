@@ -148,6 +148,11 @@ class Recipe(Frozen):
     """Smallest face MTCNN looks for, in pixels; larger is faster."""
     attempts: Annotated[int, Field(ge=1, le=1000)] = 3
     """Times an image without exactly one face is drawn, with fresh noise each, before it is rejected."""
+    restore: Path | None = None
+    """CodeFormer's checkpoint: accepted images are restored by it before they are cropped. Default: off, as in the
+    paper."""
+    restore_w: Annotated[float, Field(ge=0, le=1)] | None = None
+    """How CodeFormer restores: 0 trusts its code book, 1 the image. Default: 0.5, its program's."""
     format: Literal["webdataset", "imagefolder"] = "webdataset"
     """webdataset: tar shards; imagefolder: <identity>/<k>.jpg."""
     image_format: Literal["jpg", "png"] = "jpg"
@@ -178,6 +183,10 @@ class Recipe(Frozen):
                     f"images_per_latent {self.images_per_latent} x {self.source_images_per_identity} source images "
                     f"= {room}, fewer than the {wanted} images per identity: raise one or leave images_per_latent out"
                 )
+        if self.restore_w is not None and self.restore is None:
+            raise ValueError(
+                "restore_w belongs to restore: give that CodeFormer's checkpoint, or leave restore_w out"
+            )
         low, high = self.guidance_interval
         if low > high:
             raise ValueError(f"guidance_interval {low:g} {high:g}: give the lower share of the steps first")

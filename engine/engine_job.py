@@ -1,6 +1,7 @@
 """One engine that is wanted, and the key that only it has."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +23,12 @@ class Job:
     Args:
         network: as export.networks opens it.
         root: engines folder.
-        wish: as `Wish.checked` returns it.
+        wish: as `Wish.checked` returns it; the network may know better which precision, and has a form for it.
     """
 
     def __init__(self, network: "Exportable", root: Path, wish: Wish) -> None:
+        wish = replace(wish, precision=network.arithmetic(wish.precision))
+        network = network.on(wish.device, wish.precision)
         self.network, self.root, self.wish = network, root, wish
         self.backend: Backend = find_backend(wish.backend)
         self.spec = Spec(
@@ -87,4 +90,5 @@ class Job:
 
 def _variant(source: Mapping[str, str]) -> str:
     size = f"{source['height']}x{source['width']}" if "height" in source and "width" in source else ""
-    return "-".join(part for part in (size, "lcm" if "lora" in source else "") if part)
+    parts = (size, "lcm" if "lora" in source else "", source.get("convolutions", ""))
+    return "-".join(part for part in parts if part)

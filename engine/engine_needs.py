@@ -117,7 +117,10 @@ def check_fits(needs: Needs, *, name: str, device: str, num_rows: int, copies: f
         f"{needs.row_bytes / gib:.2f}), free are {free / gib:.1f}"
     )
     if most == 0:
-        raise RunError(f"{shortage}: it does not fit, give a smaller --height and --width or another device")
+        raise RunError(
+            f"{shortage}: it does not fit, give smaller images (--height and --width, or a method's --size) or "
+            "another device"
+        )
     if device == "cpu":
         raise RunError(f"{shortage}: set OMP_NUM_THREADS={most} or less")
     raise RunError(f"{shortage}: the largest batch that fits is --batch-size {most}")

@@ -1,4 +1,4 @@
-"""From clean latents to encoded crops: decode, detect, judge, align, recognise, encode.
+"""From clean latents to encoded crops: decode, detect, judge, (restore,) align, recognise, encode.
 
 The same look at an image's predicted latents half-way tells early whether it is going to be its identity.
 """
@@ -19,6 +19,7 @@ from d2r_fast.engine.embed import Embedder
 from d2r_fast.engine.generator import Arc2FaceGenerator
 from d2r_fast.engine.person import Person
 from d2r_fast.engine.plan import Job, normalise
+from d2r_fast.engine.restore import Restorer
 from d2r_fast.engine.rows import ImageRow
 from d2r_fast.engine.shard import describe
 from d2r_fast.engine.write import encode
@@ -33,6 +34,20 @@ class Outcome:
     row: ImageRow
     image: bytes | None
     reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Images uint8 (N,H,W,3), what the detector found in each, and why it is not usable, if it is not."""
+
+    images: torch.Tensor
+    faces: list[Faces]
+    reasons: list[str | None]
+
+    @property
+    def places(self) -> list[int]:
+        """Of the usable ones."""
+        return [place for place, reason in enumerate(self.reasons) if reason is None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +71,17 @@ class Finisher:
     embedder: Embedder
     recipe: Recipe
     clock: Clock
+    restorer: Restorer | None = None
 
     def finish(self, tasks: Sequence[Task], latents: torch.Tensor) -> list[Outcome]:
         """What images came out of clean latents (N, 4, h, w), one outcome per task."""
-        found, reasons = self._look(latents)
+        seen = self._look(latents)
+        if self.restorer is not None:
+            seen = self._restore(seen, self.restorer)
+        found = self._recognise(seen)
         outcomes = [
             Outcome(describe(job, person), None, reason)
-            for (job, person), reason in zip(tasks, reasons, strict=True)
+            for (job, person), reason in zip(tasks, seen.reasons, strict=True)
         ]
         with self.clock("finish"):
             for at, place in enumerate(found.places):
@@ -71,7 +90,7 @@ class Finisher:
 
     def resemblance(self, tasks: Sequence[Task], latents: torch.Tensor) -> list[float]:
         """Cosine of what predicted latents (N, 4, h, w) show and the face to be drawn; -1 where there is none."""
-        found, _ = self._look(latents)
+        found = self._recognise(self._look(latents))
         cosines = [-1.0] * len(tasks)
         for at, place in enumerate(found.places):
             if found.known[at]:
@@ -79,19 +98,36 @@ class Finisher:
                 cosines[place] = float(found.embeddings[at] @ person.latents[job.latent])
         return cosines
 
-    def _look(self, latents: torch.Tensor) -> tuple[_Crops, list[str | None]]:
-        """The usable faces in the images of these latents, and for each image why it is not, if it is not."""
+    def _look(self, latents: torch.Tensor) -> _Seen:
+        """The images of these latents."""
         with self.clock("vae"):
             images, finite = self.generator.decode(latents)
             ok = finite.tolist()  # waits for the device
         with self.clock("detect"):
             found = self.detector(images)
-        reasons = [judge(faces, finite=good) for faces, good in zip(found, ok, strict=True)]
-        places = [place for place, reason in enumerate(reasons) if reason is None]
-        with self.clock("finish"):
-            return self._recognise(images, found, places), reasons
+        return _Seen(
+            images, found, [judge(faces, finite=good) for faces, good in zip(found, ok, strict=True)]
+        )
 
-    def _recognise(self, images: torch.Tensor, found: list[Faces], places: list[int]) -> _Crops:
+    def _restore(self, seen: _Seen, restorer: Restorer) -> _Seen:
+        """The same with the usable images restored."""
+        places = seen.places
+        if not places:
+            return seen
+        with self.clock("restore"):
+            restored, finite = restorer(seen.images[places])
+            images, reasons = seen.images.clone(), list(seen.reasons)
+            images[places] = restored
+            for place, good in zip(places, finite.tolist(), strict=True):
+                reasons[place] = judge(seen.faces[place], finite=good)
+        return _Seen(images, seen.faces, reasons)
+
+    def _recognise(self, seen: _Seen) -> _Crops:
+        """The crops of the usable images."""
+        with self.clock("finish"):
+            return self._crop(seen.images, seen.faces, seen.places)
+
+    def _crop(self, images: torch.Tensor, found: list[Faces], places: list[int]) -> _Crops:
         faces = [found[place] for place in places]
         if not faces:
             empty = np.zeros((0, self.embedder.recogniser.embedding_dim))

@@ -9,7 +9,6 @@ the UNet half empty.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,10 +16,10 @@ import numpy as np
 import torch
 
 from d2r_fast.engine.clock import Clock
-from d2r_fast.engine.errors import RunError
 from d2r_fast.engine.finish import Finisher, Outcome
 from d2r_fast.engine.person import Host, Meeting, Person
 from d2r_fast.engine.plan import Job
+from d2r_fast.engine.resumable import resumable
 from d2r_fast.engine.scheduler import Drawing, Finished, Probed
 from d2r_fast.engine.shard import Report, Shard, describe
 from d2r_fast.engine.source import Identity
@@ -81,7 +80,7 @@ class Flow:
             self._feed()
             with (
                 self._stages.clock("denoise"),
-                _resumable([drawing.name for drawing in self._scheduler.drawings]),
+                resumable(drawing.name.key for drawing in self._scheduler.drawings),
             ):
                 events = self._scheduler.step()
             self._hand_over(events)
@@ -147,7 +146,7 @@ class Flow:
             return
         recipe = self._recipe
         latents = np.stack([self._person(job).latents[job.latent] for job in jobs])
-        with self._stages.clock("condition"), _resumable(jobs):
+        with self._stages.clock("condition"), resumable(job.key for job in jobs):
             contexts = self._generator.condition(torch.from_numpy(latents), self._stages.offset)
         for job, context in zip(jobs, contexts, strict=True):
             steps = self._stages.steps.get(job.identity, recipe.steps)
@@ -192,7 +191,7 @@ class Flow:
             self._finishing[0][0].done() or len(self._finishing) > MOST_WAITING or not self._sampling
         ):
             future, drawings = self._finishing.popleft()
-            with _resumable([drawing.name for drawing in drawings]):
+            with resumable(drawing.name.key for drawing in drawings):
                 results = future.result()
             for drawing, result in zip(drawings, results, strict=True):
                 if isinstance(result, Outcome):
@@ -242,19 +241,6 @@ class Flow:
 
     def _person(self, job: Job) -> Person:
         return self._home[job.label].people[job.label]
-
-
-@contextmanager
-def _resumable(jobs: list[Job]) -> Iterator[None]:
-    """Says of a network's failure which images were in work, and that what is finished is safe."""
-    try:
-        yield
-    except RunError as error:
-        keys = sorted(job.key for job in jobs)
-        among = f" at images {keys[0]} to {keys[-1]}" if keys else ""
-        raise RunError(
-            f"{error}{among}: finished shards are kept, the same command goes on from there"
-        ) from error
 
 
 def _on_stream(

@@ -14,8 +14,8 @@ from PIL import Image
 
 from d2r_fast.engine.decode import DecodeError, decode
 from d2r_fast.engine.errors import RunError
-from d2r_fast.engine.marker import ShardFiles, image_name
-from d2r_fast.engine.rows import IdentityRow, ImageRow, Row
+from d2r_fast.engine.marker import ShardFiles, image_name, kind_of
+from d2r_fast.engine.rows import ROWS, AnyImageRow, IdentityRow, ImageRow, Row
 from d2r_fast.engine.summary import Summary
 
 PICTURE_SIZE = 112
@@ -28,7 +28,7 @@ MAX_IMAGES = 40
 class Tile:
     """One wanted image: its row, and its picture as a data URI, or None where there is none."""
 
-    row: ImageRow
+    row: AnyImageRow
     picture: str | None
 
 
@@ -47,8 +47,9 @@ class Group:
 
     @property
     def t(self) -> float | None:
-        """The t of its latent, which its images share."""
-        return self.tiles[0].row.t if self.tiles else None
+        """The t of its latent, which its images share; translated ones have none."""
+        row = self.tiles[0].row if self.tiles else None
+        return row.t if isinstance(row, ImageRow) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,8 @@ class Exhibit:
     @property
     def mean_cosine(self) -> float | None:
         """Mean cosine to the prototype over the images shown."""
-        cosines = [tile.row.cos_prototype for group in self.groups for tile in group.tiles]
+        rows = [tile.row for group in self.groups for tile in group.tiles]
+        cosines = [row.cos_prototype for row in rows if isinstance(row, ImageRow)]
         known = [cosine for cosine in cosines if cosine is not None]
         return float(np.mean(known)) if known else None
 
@@ -82,11 +84,11 @@ def exhibits(summary: Summary, *, limit: int) -> list[Exhibit]:
     for shard, labels in _choose(summary, limit).items():
         files = ShardFiles.of(shard)
         identities = _rows(IdentityRow, summary.folder / files.identities, labels)
-        rows = _rows(ImageRow, summary.folder / files.rows, labels)
-        by_label: dict[int, list[ImageRow]] = defaultdict(list)
+        rows = _rows(ROWS[kind_of(summary.document)], summary.folder / files.rows, labels)
+        by_label: dict[int, list[AnyImageRow]] = defaultdict(list)
         for row in rows:
             by_label[row.label].append(row)
-        drawn = {label: [row for row in found if row.source is not None] for label, found in by_label.items()}
+        drawn = {label: [row for row in by_label[label] if row.source is not None] for label in labels}
         visible = {label: found[:MAX_IMAGES] for label, found in drawn.items()}
         images = _read_images(summary, shard, [row for found in visible.values() for row in found])
         for identity in identities:
@@ -139,13 +141,13 @@ def _rows(kind: type[Row], path: Path, labels: Sequence[int]) -> list[Row]:
     return [kind(**row) for row in table.to_pylist()]
 
 
-def _read_images(summary: Summary, shard: int, rows: Iterable[ImageRow]) -> dict[str, str | None]:
+def _read_images(summary: Summary, shard: int, rows: Iterable[AnyImageRow]) -> dict[str, str | None]:
     """Pictures by key, of the rows that are written."""
     suffix = summary.document["recipe"]["image_format"]
     wanted = {row.key: row for row in rows if row.status == "written"}
     if summary.document["format"] == "imagefolder":
         paths = {
-            key: summary.folder / image_name(row.identity, row.image, suffix) for key, row in wanted.items()
+            key: summary.folder / image_name(row.identity, row.stem, suffix) for key, row in wanted.items()
         }
         return {key: picture(path.read_bytes()) for key, path in paths.items()}
     return _read_tar(summary.folder / ShardFiles.of(shard).tar, {f"{key}.{suffix}": key for key in wanted})
@@ -165,7 +167,7 @@ def _read_tar(path: Path, members: dict[str, str]) -> dict[str, str | None]:
 
 
 def _group(
-    summary: Summary, identity: IdentityRow, rows: Iterable[ImageRow], images: dict[str, str | None]
+    summary: Summary, identity: IdentityRow, rows: Iterable[AnyImageRow], images: dict[str, str | None]
 ) -> list[Group]:
     """Images by the render they are drawn from, in the order of the identity's sources."""
     source, person = summary.log.source, identity.identity

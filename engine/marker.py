@@ -25,6 +25,10 @@ Format = Literal["webdataset", "imagefolder"]
 Status = Literal["written", "rejected", "failed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 COUNTS = ("wanted", *STATUSES)
+GENERATED, TRANSLATED = "generated", "translated"
+"""Kinds of dataset: images drawn of identities, or each made from one of the source's."""
+COMMANDS = {GENERATED: "generate", TRANSLATED: "translate"}
+"""What makes a dataset, by its kind."""
 
 _SHARD_FILE = re.compile(r"^(\d{5,})(\.tar|\.parquet|_identities\.parquet|_errors\.jsonl|_stats\.json)$")
 
@@ -66,9 +70,9 @@ def image_key(label: int, image: int) -> str:
     return f"{label:06d}_{image:03d}"
 
 
-def image_name(identity: str, image: int, image_format: str) -> str:
+def image_name(identity: str, stem: str, image_format: str) -> str:
     """Where an imagefolder keeps an image, relative to the dataset's folder."""
-    return f"{identity}/{image}.{image_format}"
+    return f"{identity}/{stem}.{image_format}"
 
 
 def dump(value: Any) -> bytes:
@@ -108,6 +112,11 @@ def read_document(folder: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or not isinstance(document.get("plan"), dict):
         raise UserError(f"{path} is damaged: put the original back, or start again in an empty folder")
     return document
+
+
+def kind_of(document: Mapping[str, Any]) -> str:
+    """GENERATED or TRANSLATED; whatever else it is, of a document that no version writes."""
+    return str(document.get("kind", GENERATED))
 
 
 def read_marker(folder: Path, shard: int, *, format: Format, dataset: str) -> dict[str, Any]:

@@ -6,20 +6,22 @@ a stop goes on where it was.
 """
 
 import importlib.metadata
-from collections import Counter, deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import d2r_fast
+from d2r_fast.engine.backend import PRECISIONS
 from d2r_fast.engine.batch import rows_of
 from d2r_fast.engine.clock import Clock
 from d2r_fast.engine.config import GenerateConfig, Recipe
 from d2r_fast.engine.console import Meter, say
 from d2r_fast.engine.dataset import Dataset
 from d2r_fast.engine.detect import load_detector
-from d2r_fast.engine.device import device_name, find_device
+from d2r_fast.engine.device import device_name, find_device, find_dtype
 from d2r_fast.engine.embed import load_embedder
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.files import sha256_file
@@ -30,16 +32,18 @@ from d2r_fast.engine.models.layout import describe_files
 from d2r_fast.engine.offset import read_offset
 from d2r_fast.engine.person import Host
 from d2r_fast.engine.rank import read_ranking
+from d2r_fast.engine.restore import Restorer
 from d2r_fast.engine.rows import ImageRow
 from d2r_fast.engine.shard import Shard
 from d2r_fast.engine.source import FolderSource, Identity, fingerprint, open_source
 from d2r_fast.engine.step_counts import read_steps
 from d2r_fast.engine.write import check_names, write_shard
+from d2r_fast.engine.write_behind import write_behind
+from d2r_fast.translation.config import TranslateRecipe
+from d2r_fast.translation.weights import describe_weights
 
 FINISH_BATCH = 8
 """Images decoded and looked at together: enough for a GPU, and soon done where a signal waits for them."""
-WRITES_WAITING = 2
-"""Finished shards that may wait for the disk before the run waits for it."""
 PACKAGES = (
     "torch",
     "numpy",
@@ -72,7 +76,7 @@ def generate(config: GenerateConfig) -> int:
             stages = open_stages(config, source, device, pool)
             make_all(members, stages, dataset, config)
         counts = dataset.finish()
-    return conclude(counts, config)
+    return conclude(counts, out=config.out, max_error_rate=config.max_error_rate)
 
 
 def prepare(config: GenerateConfig) -> tuple[FolderSource, list[Identity]]:
@@ -83,13 +87,20 @@ def prepare(config: GenerateConfig) -> tuple[FolderSource, list[Identity]]:
     """
     find_device(config.recogniser_device)
     source = open_source(config.source)
-    if config.out.resolve().is_relative_to(config.source.resolve()):
-        raise UserError(
-            f"out {config.out} lies in the source {config.source}, where it would become an identity"
-        )
+    check_apart(config.source, config.out)
     members = select(source, config)
     check_names([identity.name for identity in members], format=config.format)
     return source, members
+
+
+def check_apart(source: Path, out: Path) -> None:
+    """See that the dataset would not become an identity of its own source.
+
+    Raises:
+        UserError: it would.
+    """
+    if out.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"out {out} lies in the source {source}, where it would become an identity")
 
 
 def settle(config: GenerateConfig, device: str) -> GenerateConfig:
@@ -102,6 +113,8 @@ def settle(config: GenerateConfig, device: str) -> GenerateConfig:
     if config.recogniser_backend == "auto":
         place = device if config.recogniser_device == "auto" else config.recogniser_device
         decided["recogniser_backend"] = "onnxruntime" if place == "cpu" else "torch"
+    if config.restore is not None and config.restore_w is None:
+        decided["restore_w"] = TranslateRecipe(method="codeformer").filled().w
     return config.model_copy(update=decided)
 
 
@@ -129,11 +142,15 @@ def select(source: FolderSource, config: GenerateConfig) -> list[Identity]:
 def describe(config: GenerateConfig, source: FolderSource, members: list[Identity]) -> dict[str, Any]:
     """The dataset's identity, as dataset.json holds it: a run that goes on must come to the same document."""
     recipe = {name: getattr(config, name) for name in Recipe.model_fields}
-    for name in ("ranking", "clip_offset", "identity_steps"):
+    for name in ("ranking", "clip_offset", "identity_steps", "restore"):
         recipe[name] = digest(recipe[name]) if recipe[name] else None
     models, kind = describe_files(
         config.models, recogniser=config.recogniser, detector=config.detector, sampler=config.sampler
     )
+    if config.restore is not None:
+        models |= describe_weights("codeformer", config.restore)[0]
+    else:  # datasets of before there was this stage go on
+        del recipe["restore"], recipe["restore_w"]
     num_identities = len(members)
     return {
         "schema": 1,
@@ -212,8 +229,19 @@ def open_stages(
     clock = Clock()
     return Stages(
         host=Host(source, embedder, config, pool),
-        finisher=Finisher(generator, detector, embedder, config, clock),
+        finisher=Finisher(generator, detector, embedder, config, clock, _open_restorer(config, generator)),
         clock=clock, offset=offset, steps=steps, finish_batch=FINISH_BATCH,
+    )  # fmt: skip
+
+
+def _open_restorer(config: GenerateConfig, generator: Arc2FaceGenerator) -> Restorer | None:
+    if config.restore is None:
+        return None
+    assert config.restore_w is not None, "settled"
+    return Restorer.open(
+        config.restore, w=config.restore_w, size=generator.image_size, backend=config.backend,
+        precision=PRECISIONS[find_dtype(config.dtype, generator.device)], engines=config.engines,
+        device=generator.device, batch_size=FINISH_BATCH,
     )  # fmt: skip
 
 
@@ -234,16 +262,14 @@ def make_all(members: list[Identity], stages: Stages, dataset: Dataset, config: 
             tally[row.status] += 1
             meter.advance(1, note=", ".join(f"{count} {status}" for status, count in sorted(tally.items())))
 
-        flow = Flow(pending, stages, report)
-        writer = ThreadPoolExecutor(1, "write")
-        try:
-            for marker in _write_all(flow, writer, stages, dataset, config):
+        with (
+            closing(Flow(pending, stages, report)) as flow,
+            closing(_write_all(flow, stages, dataset, config)) as markers,
+        ):
+            for marker in markers:
                 dataset.log(
                     "shard", shard=marker["shard"], stage_s=stages.clock.lap(), images=marker["wanted"]
                 )
-        finally:
-            flow.close()
-            writer.shutdown(cancel_futures=True)  # what it is writing is done soon, and leaves no half file
 
 
 def _members(members: list[Identity], shard: int, config: GenerateConfig) -> Members:
@@ -253,8 +279,8 @@ def _members(members: list[Identity], shard: int, config: GenerateConfig) -> Mem
 
 
 def _write_all(
-    flow: Flow, writer: ThreadPoolExecutor, stages: Stages, dataset: Dataset, config: GenerateConfig
-) -> Iterator[dict[str, Any]]:
+    flow: Flow, stages: Stages, dataset: Dataset, config: GenerateConfig
+) -> Generator[dict[str, Any]]:
     """Write each shard of the flow while the next ones are made; the markers of those that are on the disk."""
 
     def write(shard: Shard) -> dict[str, Any]:
@@ -264,25 +290,17 @@ def _write_all(
                 errors=shard.problems, format=config.format, image_format=config.image_format,
             )  # fmt: skip
 
-    writing: deque[Future[dict[str, Any]]] = deque()
-    for shard in flow:
-        writing.append(writer.submit(write, shard))
-        while writing and (writing[0].done() or len(writing) > WRITES_WAITING):
-            yield writing.popleft().result()
-    while writing:
-        yield writing.popleft().result()
+    return write_behind(flow, write)
 
 
-def conclude(counts: dict[str, int], config: GenerateConfig) -> int:
+def conclude(counts: dict[str, int], *, out: Path, max_error_rate: float) -> int:
     """Say how it ended; the exit status."""
     lost = counts["rejected"] + counts["failed"]
     say(
         f"{counts['written']} of {counts['wanted']} images written, {counts['rejected']} rejected, "
-        f"{counts['failed']} failed: {config.out}"
+        f"{counts['failed']} failed: {out}"
     )
-    if lost > config.max_error_rate * counts["wanted"]:
-        say(
-            f"more than --max-error-rate {config.max_error_rate:g} is missing; `d2r-fast report {config.out}` shows why"
-        )
+    if lost > max_error_rate * counts["wanted"]:
+        say(f"more than --max-error-rate {max_error_rate:g} is missing; `d2r-fast report {out}` shows why")
         return 3
     return 0

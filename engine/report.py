@@ -16,17 +16,30 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from d2r_fast.engine.config import Recipe
+from d2r_fast.engine.config import Frozen, Recipe
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.figures import cosine_chart, drift_chart, t_chart
 from d2r_fast.engine.files import check_out, write_atomic
 from d2r_fast.engine.folder_lock import LOCK
 from d2r_fast.engine.gallery import Exhibit, exhibits, render_picture
-from d2r_fast.engine.marker import CARD, DOCUMENT, EVENTS, SUCCESS, read_document, shard_number
+from d2r_fast.engine.marker import (
+    CARD,
+    COMMANDS,
+    DOCUMENT,
+    EVENTS,
+    GENERATED,
+    SUCCESS,
+    TRANSLATED,
+    kind_of,
+    read_document,
+    shard_number,
+)
 from d2r_fast.engine.models.card import RANDOM_LICENCE
 from d2r_fast.engine.summary import MAX_PROTOTYPES, Log, Summary, summarise
+from d2r_fast.translation.config import TranslateRecipe
 
 PAGE = "report.html"
+TEMPLATES = {GENERATED: "report.html.j2", TRANSLATED: "translated_report.html.j2"}
 NUM_EXHIBITS = 24
 NUM_ROWS = 12
 """Rows shown of the tables of reasons."""
@@ -36,7 +49,11 @@ STAGES = {
     "denoise": "draw in latent space, step by step",
     "vae": "turn latents into pixels",
     "detect": "find the face",
+    "restore": "restore accepted images by CodeFormer",
     "finish": "align, crop, embed and encode",
+    "decode": "read the renders and turn them into pixels",
+    "translate": "run the networks",
+    "encode": "turn pixels into image files",
     "write": "put the shard on disk",
 }
 """What each timed stage does."""
@@ -47,7 +64,7 @@ def write_report(dataset: Path, *, out: Path | None = None, num_exhibits: int = 
     """Write the page about the dataset in folder `dataset`, finished or not, and return where it is.
 
     Args:
-        dataset: folder that `generate` wrote to.
+        dataset: folder that `generate` or `translate` wrote to.
         out: the page; default report.html in the dataset's folder.
         num_exhibits: identities to show pictures of, at most.
 
@@ -74,23 +91,25 @@ def _is_own(dataset: Path, page: Path) -> bool:
 def render_page(summary: Summary, *, num_exhibits: int) -> str:
     """The page's HTML."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(_read),
+    )  # fmt: skip
     environment.filters |= {"number": number, "share": share, "duration": duration, "decimals": decimals,
                             "moment": moment, "value": show_value, "speed": speed}  # fmt: skip
     shown = exhibits(summary, limit=num_exhibits)
-    template = environment.from_string(
-        files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
-    style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
-    return template.render(
-        style=style, name=summary.folder.resolve().name, summary=summary, document=summary.document,
-        plan=summary.document["plan"], untrained=untrained(summary.document), exhibits=shown,
+    kind = kind_of(summary.document)
+    return environment.get_template(TEMPLATES[kind]).render(
+        style=_read("page.css"), command=COMMANDS[kind], name=summary.folder.resolve().name, summary=summary,
+        document=summary.document, plan=summary.document["plan"], untrained=untrained(summary.document), exhibits=shown,
         renders_gone=renders_gone(shown), max_prototypes=MAX_PROTOTYPES, charts=charts(summary),
         pairs=pairs(summary), stages=stages(summary.log), first_try=first_try(summary),
         reasons=ranked(summary.reasons.items()), problems=ranked(summary.problems.items()),
         settings=settings(summary),
     )  # fmt: skip
+
+
+def _read(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def untrained(document: dict[str, Any]) -> list[str]:
@@ -157,12 +176,14 @@ def ranked(counts: Iterable[tuple[Any, int]]) -> dict[str, Any]:
 
 def settings(summary: Summary) -> list[dict[str, Any]]:
     """The recipe, with what each setting means and whether it differs from the default."""
-    fields = Recipe.model_fields
+    kind: type[Frozen] = Recipe if kind_of(summary.document) == GENERATED else TranslateRecipe
+    fields = kind.model_fields
     return [
         {
             "name": name, "value": value,
             "meaning": (fields[name].description or "") if name in fields else "",
-            "changed": name in fields and json.dumps(value) != json.dumps(fields[name].default),
+            "changed": name in fields and not fields[name].is_required()
+            and json.dumps(value) != json.dumps(fields[name].default),
         }
         for name, value in summary.document["recipe"].items()
     ]  # fmt: skip

@@ -1,24 +1,25 @@
 """What a shard's tables hold, one dataclass and one parquet schema each.
 
-An `ImageRow` stands for every image that was asked for, made or not, and goes with the image into the tar;
-an `IdentityRow` for every identity; a `Problem` for everything that went wrong.
+An `ImageRow` stands for every image that was asked for, made or not, and goes with the image into the tar, in
+translated datasets a `TranslatedRow`; an `IdentityRow` for every identity; a `Problem` for everything that went wrong.
 """
 
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from d2r_fast.engine.marker import Status, dump_line
+from d2r_fast.engine.marker import GENERATED, TRANSLATED, Status, dump_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageRow:
-    """One image that was asked for: where it comes from, and what became of it."""
+class WantedRow(ABC):
+    """One image that was asked for, in any kind of dataset: which it is, and what became of it."""
 
     key: str
     """`<label:06d>_<image:03d>`."""
@@ -29,7 +30,18 @@ class ImageRow:
     reason: str | None = None
     """Why it is not written; None where it is."""
     source: str | None = None
-    """File name of the render it was drawn from."""
+    """File name of the render it was made from."""
+
+    @property
+    @abstractmethod
+    def stem(self) -> str:
+        """Name of its file in an imagefolder, without folder and suffix."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRow(WantedRow):
+    """One generated image: how it was drawn."""
+
     latent: int | None = None
     """Index of its latent among the identity's."""
     t: float | None = None
@@ -49,6 +61,24 @@ class ImageRow:
     cos_early: float | None = None
     """The same of the predicted image half-way, where --early-reject looked; -1 where that held no one face."""
 
+    @property
+    def stem(self) -> str:
+        return str(self.image)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranslatedRow(WantedRow):
+    """One translated image, which has its source's name and size."""
+
+    height: int | None = None
+    """Pixels; None where the source could not be read."""
+    width: int | None = None
+
+    @property
+    def stem(self) -> str:
+        assert self.source is not None, "a translated image has a source"
+        return PurePath(self.source).stem
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityRow:
@@ -57,9 +87,9 @@ class IdentityRow:
     label: int
     identity: str
     sources: Sequence[str]
-    """File names of the renders chosen."""
+    """File names of the renders chosen, or translated."""
     prototype: Sequence[float] | None = None
-    """Unit vector (D,), float32; None where no render could be embedded."""
+    """Unit vector (D,), float32; None where no render could be embedded, or none was meant to be."""
     status: str
     reason: str | None = None
 
@@ -77,7 +107,10 @@ class Problem:
     reason: str
 
 
-Row = TypeVar("Row", ImageRow, IdentityRow)
+AnyImageRow = ImageRow | TranslatedRow
+Row = TypeVar("Row", bound=AnyImageRow | IdentityRow)
+ROWS: dict[str, type[ImageRow] | type[TranslatedRow]] = {GENERATED: ImageRow, TRANSLATED: TranslatedRow}
+"""What a dataset's images are recorded as, by its kind."""
 
 
 def _schema(kind: type, types: dict[str, pa.DataType]) -> pa.Schema:
@@ -94,6 +127,10 @@ SCHEMAS: dict[type, pa.Schema] = {
         "landmarks": pa.list_(_REAL), "cos_prototype": _REAL, "cos_latent": _REAL,
         "cos_early": _REAL,
     }),
+    TranslatedRow: _schema(TranslatedRow, {
+        "key": _TEXT, "label": _INT, "identity": _TEXT, "image": _INT, "status": _TEXT, "reason": _TEXT,
+        "source": _TEXT, "height": _INT, "width": _INT,
+    }),
     IdentityRow: _schema(IdentityRow, {
         "label": _INT, "identity": _TEXT, "sources": pa.list_(_TEXT), "prototype": pa.list_(pa.float32()),
         "status": _TEXT, "reason": _TEXT,
@@ -101,12 +138,12 @@ SCHEMAS: dict[type, pa.Schema] = {
 }  # fmt: skip
 
 
-def as_dict(row: ImageRow | IdentityRow | Problem) -> dict[str, Any]:
+def as_dict(row: WantedRow | IdentityRow | Problem) -> dict[str, Any]:
     """Fields by name, in order; values are shared, not copied as dataclasses.asdict does."""
     return {field.name: getattr(row, field.name) for field in fields(row)}
 
 
-def row_json(row: ImageRow) -> bytes:
+def row_json(row: WantedRow) -> bytes:
     """The `.json` member of an image: its row, one line. Numbers read back exactly."""
     return dump_line(as_dict(row))
 

@@ -22,6 +22,7 @@ from d2r_fast.engine.errors import UserError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 LAYOUT = "give a folder of renders laid out as <identity>/<image>.png"
+IMAGES = "give a folder of images, or of folders of images"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +110,22 @@ def open_source(path: str | os.PathLike[str]) -> FolderSource:
     return FolderSource(path)
 
 
-def open_images(path: str | os.PathLike[str]) -> Source:
+def open_images(path: str | os.PathLike[str], *, option: str = "source") -> Source:
     """Open the images at `path`, where labels do not matter: identity folders, or loose images.
+
+    Args:
+        option: what the folder is called on the command line.
 
     Raises:
         UserError: as FolderSource does.
     """
     root = Path(path)
+    if not root.is_dir():
+        found = "is a file" if root.exists() else "does not exist"
+        raise UserError(f"{option} {root} {found}: {IMAGES}")
     names, has_images = _scan_root(root)
+    if not names and not has_images:
+        raise UserError(f"{option} {root} holds no images: {IMAGES}")
     return FlatSource(root) if has_images and not names else FolderSource(root)
 
 

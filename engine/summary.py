@@ -22,9 +22,12 @@ from d2r_fast.engine.histogram import Agreement, Histogram
 from d2r_fast.engine.marker import (
     DOCUMENT,
     EVENTS,
+    GENERATED,
+    TRANSLATED,
     Format,
     ShardFiles,
     document_digest,
+    kind_of,
     read_document,
     read_marker,
 )
@@ -41,16 +44,20 @@ _LAST_TIME = 253_402_300_800.0
 _MOST_IMAGES = 2**53
 _COUNT, _NUMBER = (int,), (int, float)
 _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
-    "plan": dict.fromkeys(
-        ("num_identities", "images_per_identity", "wanted", "identities_per_shard", "num_shards"), _COUNT
-    ),
-    "recipe": {"sampler": (str,), "steps": _COUNT, "guidance": _NUMBER, "alpha": _NUMBER,
-               "attempts": _COUNT, "image_format": (str,)},
+    "plan": dict.fromkeys(("num_identities", "wanted", "identities_per_shard", "num_shards"), _COUNT),
+    "recipe": {"image_format": (str,)},
     "source": {"name": (str,), "num_identities": _COUNT, "fingerprint": (str,)},
     "versions": {"d2r-fast": (str,)},
     "models": {},
+}
+_KINDS_FIELDS: dict[str, dict[str, dict[str, tuple[type, ...]]]] = {
+    GENERATED: {
+        "plan": {"images_per_identity": _COUNT},
+        "recipe": {"sampler": (str,), "steps": _COUNT, "guidance": _NUMBER, "alpha": _NUMBER, "attempts": _COUNT},
+    },
+    TRANSLATED: {"recipe": {"method": (str,)}},
 }  # fmt: skip
-"""What a report reads of a document, and its types."""
+"""What a report reads of a document, and its types: of any, then of each kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +144,10 @@ def summarise(folder: Path) -> Summary:
     chosen = _spread(int(document["plan"]["num_identities"]), MAX_PROTOTYPES)
     prototypes: list[NDArray[np.float32]] = []
     names: list[tuple[str, str]] = []
+    count = _count_generated if kind_of(document) == GENERATED else _count_translated
     for shard in summary.shards:
         files = ShardFiles.of(shard)
-        _count_images(summary, folder / files.rows)
+        count(summary, folder / files.rows)
         _count_identities(summary, folder / files.identities, chosen, prototypes, names)
         _count_problems(summary, folder / files.errors)
     _compare(summary, prototypes, names)
@@ -149,11 +157,16 @@ def summarise(folder: Path) -> Summary:
 
 def document_fault(document: Mapping[str, Any]) -> str | None:
     """What of a document's fields a report cannot do with; None where they are all there."""
+    kind = kind_of(document)
+    if kind not in _KINDS_FIELDS:
+        return "no usable kind"
+    if not isinstance(document.get("breach"), str | None):
+        return "no usable breach"
     for section, wanted in _FIELDS.items():
         given = document.get(section)
         if not isinstance(given, dict):
             return f"no {section}"
-        for name, types in wanted.items():
+        for name, types in (wanted | _KINDS_FIELDS[kind].get(section, {})).items():
             if not _fits(given.get(name), types):
                 return f"no usable {section}.{name}"
     for network, entry in document["models"].items():
@@ -212,14 +225,25 @@ def _numbers(column: Any) -> NDArray[np.float64]:
     return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
-def _count_images(summary: Summary, path: Path) -> None:
+def _count_statuses(summary: Summary, batch: dict[str, Any]) -> list[str]:
+    """Counts what became of images; their statuses."""
+    statuses: list[str] = batch["status"].to_pylist()
+    summary.statuses.update(statuses)
+    for state, reason in zip(statuses, batch["reason"].to_pylist(), strict=True):
+        if state != "written":
+            _tally(summary.reasons, (state, reason or "no reason given"), (state, OTHER_REASONS))
+    return statuses
+
+
+def _count_translated(summary: Summary, path: Path) -> None:
+    for batch in read_batches(path, ["status", "reason"]):
+        _count_statuses(summary, batch)
+
+
+def _count_generated(summary: Summary, path: Path) -> None:
     columns = ["status", "reason", "attempts", "t", "cos_prototype", "cos_latent", "cos_early"]
     for batch in read_batches(path, columns):
-        status = batch["status"].to_pylist()
-        summary.statuses.update(status)
-        for state, reason in zip(status, batch["reason"].to_pylist(), strict=True):
-            if state != "written":
-                _tally(summary.reasons, (state, reason or "no reason given"), (state, OTHER_REASONS))
+        status = _count_statuses(summary, batch)
         written = np.array([state == "written" for state in status], dtype=bool)
         values = {name: _numbers(batch[name])[written] for name in columns[2:]}
         summary.attempts.update(values["attempts"].astype(int).tolist())
@@ -243,14 +267,13 @@ def _count_identities(
     prototypes: list[NDArray[np.float32]],
     names: list[tuple[str, str]],
 ) -> None:
-    columns = ["label", "identity", "sources", "prototype"]
+    columns = ["label", "identity", "sources", "status", "prototype"]
     for batch in read_batches(path, columns):
         rows = zip(*(batch[name].to_pylist() for name in columns if name != "prototype"), strict=True)
-        for (label, identity, sources), prototype in zip(rows, batch["prototype"], strict=True):
+        for (label, identity, sources, status), prototype in zip(rows, batch["prototype"], strict=True):
             summary.num_identities += 1
-            if not prototype.is_valid:
-                summary.num_unusable_identities += 1
-            elif label in chosen:
+            summary.num_unusable_identities += status == "failed"
+            if prototype.is_valid and label in chosen:
                 prototypes.append(
                     np.asarray(prototype.values.to_numpy(zero_copy_only=False), dtype=np.float32)
                 )

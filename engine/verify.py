@@ -21,15 +21,19 @@ from d2r_fast.engine.console import Meter, say
 from d2r_fast.engine.files import stale
 from d2r_fast.engine.marker import (
     CARD,
+    COMMANDS,
     COUNTS,
     EVENTS,
+    GENERATED,
     SCHEMA,
     SUCCESS,
     Format,
     ShardFiles,
+    kind_of,
     read_document,
     shard_number,
 )
+from d2r_fast.engine.rows import ROWS
 from d2r_fast.engine.verify_shard import SIGNATURES, Report, verify_shard
 
 _IMAGES_PER_WORKER = 20_000
@@ -80,6 +84,8 @@ def verify(folder: Path, *, quick: bool = False, num_workers: int = 1) -> Report
             report.add(found)
             meter.advance(1, note=f"{len(report.problems)} problems")
     whole = report.counts["shards"] == num_shards
+    if whole and report.counts["wanted"] != document["plan"]["wanted"]:
+        report.problems.append("dataset.json: wanted is not what the shards hold")
     report.problems += _name_problems(report.identities)
     report.problems += _folder_problems(folder, document, report.folders if whole else None)
     report.problems += _event_problems(folder / EVENTS)
@@ -104,11 +110,14 @@ def _document_problems(document: Mapping[str, Any]) -> Iterator[str]:
     recipe = document.get("recipe")
     if not isinstance(recipe, dict) or recipe.get("image_format") not in tuple(SIGNATURES):
         yield "dataset.json names no image format"
-    plan = document["plan"]
-    names = ("num_identities", "images_per_identity", "identities_per_shard", "num_shards", "wanted")
+    kind, plan = kind_of(document), document["plan"]
+    if kind not in ROWS:
+        yield f"dataset.json has kind {kind!r}"
+    names = ["num_identities", "identities_per_shard", "num_shards", "wanted"]
+    names += ["images_per_identity"] if kind == GENERATED else []
     if not all(type(plan.get(name)) is int and plan[name] >= 1 for name in names):
         yield "dataset.json has no whole plan"
-    elif plan["wanted"] != plan["num_identities"] * plan["images_per_identity"]:
+    elif kind == GENERATED and plan["wanted"] != plan["num_identities"] * plan["images_per_identity"]:
         yield "dataset.json: wanted is not identities times images"
     elif plan["num_shards"] != -(-plan["num_identities"] // plan["identities_per_shard"]):
         yield "dataset.json: the shards do not hold the identities"
@@ -135,7 +144,7 @@ def _folder_problems(
         return
     yield from (f"{path.name} was left over by a process that was killed" for path in stale(folder))
     yield from (
-        f"{name} is missing: run generate again to finish"
+        f"{name} is missing: run {COMMANDS[kind_of(document)]} again to finish"
         for name in (CARD, SUCCESS)
         if not (folder / name).exists()
     )

@@ -18,9 +18,18 @@ from d2r_fast.engine.marker import (
     dump,
     image_key,
     image_name,
+    kind_of,
     read_marker,
 )
-from d2r_fast.engine.rows import IdentityRow, ImageRow, Problem, read_table, row_json
+from d2r_fast.engine.rows import (
+    ROWS,
+    AnyImageRow,
+    IdentityRow,
+    Problem,
+    TranslatedRow,
+    read_table,
+    row_json,
+)
 
 CROP = (112, 112, 3)
 SIGNATURES = {"jpg": b"\xff\xd8\xff", "png": b"\x89PNG"}
@@ -78,7 +87,7 @@ def _shard_problems(
     if broken:
         return
     try:
-        rows = read_table(ImageRow, folder / names.rows)
+        rows = read_table(ROWS[kind_of(document)], folder / names.rows)
         identities = read_table(IdentityRow, folder / names.identities)
     except ValueError as error:
         yield str(error)
@@ -100,7 +109,7 @@ def _shard_problems(
 
 
 def _table_problems(
-    plan: Mapping[str, int], shard: int, rows: Sequence[ImageRow], identities: Sequence[IdentityRow],
+    plan: Mapping[str, int], shard: int, rows: Sequence[AnyImageRow], identities: Sequence[IdentityRow],
     marker: Mapping[str, Any],
 ) -> Iterator[str]:  # fmt: skip
     """The tables hold exactly the planned images and identities, each with one fate."""
@@ -108,7 +117,7 @@ def _table_problems(
     first = shard * plan["identities_per_shard"]
     labels = range(first, min(first + plan["identities_per_shard"], plan["num_identities"]))
     span = f"labels {labels[0]} to {labels[-1]}"
-    planned = [(label, image) for label in labels for image in range(plan["images_per_identity"])]
+    planned = _planned(plan, labels, identities)
     if [(row.label, row.image) for row in rows] != planned:
         yield f"{names.rows} does not hold the {len(planned)} images of {span}, each once"
     if [row.label for row in identities] != list(labels):
@@ -117,11 +126,35 @@ def _table_problems(
     for row in rows:
         if row.key != image_key(row.label, row.image) or by_label.get(row.label) != row.identity:
             yield f"{names.rows}: {row.key} has another label, image number or identity than its place"
+        yield from _source_problems(row, identities, first, names.rows)
         if row.status not in STATUSES or (row.reason is None) != (row.status == "written"):
             yield f"{names.rows}: {row.key} has status {row.status!r} and reason {row.reason!r}"
     found = Counter(row.status for row in rows)
     if len(rows) != marker["wanted"] or any(found[status] != marker[status] for status in STATUSES):
         yield f"{names.stats} counts other images than {names.rows} holds"
+
+
+def _planned(
+    plan: Mapping[str, int], labels: range, identities: Sequence[IdentityRow]
+) -> list[tuple[int, int]]:
+    """Label and number of every image that the plan has, or where it gives no number, one for each source."""
+    if "images_per_identity" in plan:
+        return [(label, image) for label in labels for image in range(plan["images_per_identity"])]
+    return [(row.label, image) for row in identities for image in range(len(row.sources))]
+
+
+def _source_problems(
+    row: AnyImageRow, identities: Sequence[IdentityRow], first: int, table: str
+) -> Iterator[str]:
+    """A translated image stands at its source's place, and has a size where it is written."""
+    if not isinstance(row, TranslatedRow):
+        return
+    place = row.label - first
+    sources = identities[place].sources if 0 <= place < len(identities) else ()
+    if not 0 <= row.image < len(sources) or row.source != sources[row.image]:
+        yield f"{table}: {row.key} has another source than its identity's list"
+    if row.status == "written" and not (row.height and row.width):
+        yield f"{table}: {row.key} is written and has no size"
 
 
 def _error_problems(path: Path, identities: set[str]) -> Iterator[str]:
@@ -135,7 +168,7 @@ def _error_problems(path: Path, identities: set[str]) -> Iterator[str]:
             yield f"{path.name}: line {number} is no error of an identity of this shard"
 
 
-def _tar_problems(path: Path, written: Sequence[ImageRow], suffix: str) -> Iterator[str]:
+def _tar_problems(path: Path, written: Sequence[AnyImageRow], suffix: str) -> Iterator[str]:
     """The tar holds every member of every written image, in order, and nothing else."""
     expected = [(row, ending) for row in written for ending in sorted(("cls", "json", suffix))]
     try:
@@ -158,36 +191,42 @@ def _tar_problems(path: Path, written: Sequence[ImageRow], suffix: str) -> Itera
         yield f"{path.name} is no whole tar file ({error})"
 
 
-def _member_problem(row: ImageRow, ending: str, data: bytes) -> str | None:
+def _member_problem(row: AnyImageRow, ending: str, data: bytes) -> str | None:
     if ending == "cls":
         return None if data == str(row.label).encode() else f"is not the label {row.label}"
     if ending == "json":
         return None if data == row_json(row) else "is not the row of the table"
-    return _image_problem(data, ending)
+    return _image_problem(row, data, ending)
 
 
-def _image_problem(data: bytes, suffix: str) -> str | None:
+def _image_problem(row: AnyImageRow, data: bytes, suffix: str) -> str | None:
     if not data.startswith(SIGNATURES[suffix]):
         return f"is no {suffix} file"
     try:
-        shape = decode(data).shape
+        shape = decode(data, min_side=1).shape
     except DecodeError as error:
         return f"cannot be decoded: {error.reason}"
-    return None if shape == CROP else f"is {shape[1]}x{shape[0]}, not {CROP[1]}x{CROP[0]}"
+    height, width, _ = CROP if not isinstance(row, TranslatedRow) else (row.height, row.width, 3)
+    return None if shape == (height, width, 3) else f"is {shape[1]}x{shape[0]}, not {width}x{height}"
 
 
 def _image_folder_problems(
-    folder: Path, written: Sequence[ImageRow], suffix: str, listed: set[str], names: ShardFiles, quick: bool
+    folder: Path,
+    written: Sequence[AnyImageRow],
+    suffix: str,
+    listed: set[str],
+    names: ShardFiles,
+    quick: bool,
 ) -> Iterator[str]:
     """The marker lists every written image and no other, and so do the identities' folders."""
-    images = {image_name(row.identity, row.image, suffix) for row in written}
-    if images != listed - set(names.listed("imagefolder")):
+    images = {image_name(row.identity, row.stem, suffix): row for row in written}
+    if images.keys() != listed - set(names.listed("imagefolder")):
         yield f"{names.stats} lists other images than {names.rows} has written"
         return
     for identity in sorted({row.identity for row in written}):
         present = {f"{identity}/{path.name}" for path in (folder / identity).iterdir()}
-        yield from (f"{name} is an image that no row knows" for name in sorted(present - images))
+        yield from (f"{name} is an image that no row knows" for name in sorted(present - images.keys()))
     for name in sorted(images) if not quick else ():
-        problem = _image_problem((folder / name).read_bytes(), suffix)
+        problem = _image_problem(images[name], (folder / name).read_bytes(), suffix)
         if problem:
             yield f"{name} {problem}"

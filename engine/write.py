@@ -40,10 +40,11 @@ from d2r_fast.engine.marker import (
     dump_line,
     image_key,
     image_name,
+    kind_of,
     read_document,
     shard_number,
 )  # fmt: skip
-from d2r_fast.engine.rows import IdentityRow, ImageRow, Problem, as_dict, row_json, table_bytes
+from d2r_fast.engine.rows import ROWS, AnyImageRow, IdentityRow, Problem, as_dict, row_json, table_bytes
 
 ImageFormat = Literal["jpg", "png"]
 
@@ -86,7 +87,7 @@ def write_shard(
     folder: Path,
     shard: int,
     *,
-    rows: Sequence[ImageRow],
+    rows: Sequence[AnyImageRow],
     images: Mapping[str, bytes],
     identities: Sequence[IdentityRow],
     errors: Iterable[Problem],
@@ -103,7 +104,8 @@ def write_shard(
         UserError: the folder may not be written to.
     """
     _check(rows, images, identities)
-    dataset, names = document_digest(read_document(folder)), ShardFiles.of(shard)
+    document, names = read_document(folder), ShardFiles.of(shard)
+    kind, dataset = ROWS[kind_of(document)], document_digest(document)
     image_bytes = sum(len(data) + _TAR_OVERHEAD for data in images.values())
     check_space(folder, needed_bytes=image_bytes)
     (folder / names.stats).unlink(missing_ok=True)
@@ -115,7 +117,7 @@ def write_shard(
         )
     else:
         files |= _write_folders(folder, shard, rows, images, image_format)
-    files[names.rows] = write_atomic(folder / names.rows, table_bytes(ImageRow, rows))
+    files[names.rows] = write_atomic(folder / names.rows, table_bytes(kind, rows))
     files[names.identities] = write_atomic(folder / names.identities, table_bytes(IdentityRow, identities))
     files[names.errors] = write_atomic(folder / names.errors, _error_lines(errors, identities))
 
@@ -124,7 +126,9 @@ def write_shard(
     return marker
 
 
-def _check(rows: Sequence[ImageRow], images: Mapping[str, bytes], identities: Sequence[IdentityRow]) -> None:
+def _check(
+    rows: Sequence[AnyImageRow], images: Mapping[str, bytes], identities: Sequence[IdentityRow]
+) -> None:
     order = [(row.label, row.image) for row in rows]
     assert order == sorted(set(order)), "rows are not in the order of (label, image), each once"
     assert all(row.key == image_key(row.label, row.image) for row in rows), (
@@ -143,7 +147,7 @@ def _check(rows: Sequence[ImageRow], images: Mapping[str, bytes], identities: Se
 
 
 def _write_tar(
-    path: Path, rows: Sequence[ImageRow], images: Mapping[str, bytes], suffix: str, *, needed_bytes: int
+    path: Path, rows: Sequence[AnyImageRow], images: Mapping[str, bytes], suffix: str, *, needed_bytes: int
 ) -> Written:
     with (
         open_atomic(path, needed_bytes=needed_bytes) as file,
@@ -159,7 +163,7 @@ def _write_tar(
 
 
 def _write_folders(
-    folder: Path, shard: int, rows: Sequence[ImageRow], images: Mapping[str, bytes], suffix: str
+    folder: Path, shard: int, rows: Sequence[AnyImageRow], images: Mapping[str, bytes], suffix: str
 ) -> dict[str, Written]:
     """One folder per identity that has an image; all are whole on disk before the first becomes visible."""
     staging = folder / f".{shard:05d}.{os.getpid()}.tmp"
@@ -170,7 +174,7 @@ def _write_folders(
             new.mkdir(parents=True)
             old.mkdir()
             for row in (row for row in rows if row.status == "written"):
-                name = image_name(row.identity, row.image, suffix)
+                name = image_name(row.identity, row.stem, suffix)
                 (new / row.identity).mkdir(exist_ok=True)
                 files[name] = write_synced(new / name, images[row.key])
             for identity in sorted(new.iterdir()):
@@ -197,7 +201,7 @@ def _error_lines(errors: Iterable[Problem], identities: Sequence[IdentityRow]) -
 
 
 def _marker(
-    shard: int, dataset: str, rows: Sequence[ImageRow], files: Mapping[str, Written]
+    shard: int, dataset: str, rows: Sequence[AnyImageRow], files: Mapping[str, Written]
 ) -> dict[str, Any]:
     """What `NNNNN_stats.json` says. `dataset` ties it to its document: a shard of another run is not ours."""
     counts: dict[str, int] = {status: sum(row.status == status for row in rows) for status in STATUSES}

@@ -11,6 +11,7 @@ from onnxscript import ir
 from torch import Tensor, nn
 
 from d2r_fast.engine.backends.network import Port, first_line
+from d2r_fast.engine.config import Precision
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.files import sha256_file
 from d2r_fast.export.graph import DynamicAxes, trace
@@ -32,6 +33,8 @@ class Exportable(ABC):
         files: what it is made of, name -> path.
         settings: what else decides the graph.
         draws: input -> how a plausible row is drawn.
+        float32: whether it computes in float32 whatever is asked for: its outputs decide between things that nearly
+            tie.
     """
 
     name: str
@@ -40,6 +43,20 @@ class Exportable(ABC):
     files: Mapping[str, Path]
     settings: Mapping[str, str]
     draws: Mapping[str, Draw]
+    float32: bool = field(default=False, kw_only=True)
+
+    def arithmetic(self, wanted: Precision) -> Precision:
+        """What the network computes in where this is asked for."""
+        return "fp32" if self.float32 else wanted
+
+    def on(self, device: str, precision: Precision) -> "Exportable":
+        """The same function as it is computed there: another graph where one is faster, most often this one.
+
+        Args:
+            device: "cpu", "cuda:N" or "cuda".
+            precision: what it is computed in, as `arithmetic` gives it.
+        """
+        return self
 
     @cached_property
     def source(self) -> dict[str, str]:
@@ -164,7 +181,7 @@ class TorchExportable(Exportable):
             reason = first_line(error.__cause__ or error)
             raise UserError(
                 f"{self.name} of {next(iter(self.files.values())).parent} cannot be written as ONNX ({reason}): "
-                "give the networks of an Arc2Face release, or --backend torch"
+                "give weights as they were released, or --backend torch"
             ) from error
 
 

@@ -4,6 +4,7 @@ Traced at opset 18, the exporter's native one: newer opsets only convert from it
 (onnxruntime, OpenVINO, TensorRT) reads it.
 """
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,7 +62,7 @@ def trace(
             opset_version=OPSET,
             input_names=list(inputs),
             output_names=list(outputs),
-            dynamic_shapes=tuple(dict(dynamic_axes.get(name, {})) for name in inputs),
+            dynamic_shapes=_as_parameters(network, [dict(dynamic_axes.get(name, {})) for name in inputs]),
             custom_translation_table={torch.ops.aten.scaled_dot_product_attention.default: _attention},
             optimize=False,
             verbose=False,
@@ -75,6 +76,13 @@ def trace(
     simplify(model)
     strip_notes(model)
     return model
+
+
+def _as_parameters(network: nn.Module, axes: list[dict[int, Any]]) -> tuple[Any, ...]:
+    """The inputs' axes as the exporter pairs them with the parameters of `forward`: those of `*values` are one."""
+    parameters = inspect.signature(network.forward).parameters.values()
+    named = sum(parameter.kind is not inspect.Parameter.VAR_POSITIONAL for parameter in parameters)
+    return (*axes[:named], tuple(axes[named:])) if len(axes) > named else tuple(axes)
 
 
 def strip_notes(model: ir.Model) -> None:

@@ -85,7 +85,7 @@ def export_network(network: Exportable, path: Path, *, precision: Precision) -> 
     Args:
         network: as open_network gives it.
         path: the .onnx file to write; large weights go to a second file beside it, named after it.
-        precision: what the network computes in.
+        precision: what the network computes in, unless it is one that computes in float32 alone.
 
     Returns:
         The files written, `path` last.
@@ -94,7 +94,8 @@ def export_network(network: Exportable, path: Path, *, precision: Precision) -> 
         UserError: files that do not do, a weight beyond float16, or a place that cannot be written to.
         RunError: the disk is full.
     """
-    return tuple(write_onnx(to_precision(network.graph(), precision, name=network.name), path))
+    arithmetic = network.arithmetic(precision)
+    return tuple(write_onnx(to_precision(network.graph(), arithmetic, name=network.name), path))
 
 
 def to_precision(graph: ir.Model, precision: Precision, *, name: str) -> ir.Model:

@@ -15,6 +15,9 @@ from d2r_fast.engine.errors import UserError
 from d2r_fast.recognition.evaluation.config import EvaluateConfig
 from d2r_fast.recognition.quality.config import QualityConfig
 from d2r_fast.recognition.training.config import TrainConfig
+from d2r_fast.translation.compare.config import CompareConfig
+from d2r_fast.translation.config import TranslateConfig
+from d2r_fast.translation.training.config import TransferConfig
 
 from .conftest import PROGRAM
 
@@ -23,9 +26,9 @@ SURFACE = {
     "demo": {"out"},
     "build-engines": {
         "models", "out", "backend", "precision", "batch_size", "networks", "height", "width", "lora", "recogniser",
-        "targets", "device",
+        "targets", "device", "method", "weights", "size", "w",
     },
-    "models init": {"out", "size", "seed"},
+    "models init": {"out", "size", "seed", "method"},
     "models pull": {"out"},
     "models check": {"folder"},
     "embed": {
@@ -41,10 +44,26 @@ SURFACE = {
         "source", "models", "out", "config", "preset", "identities", "ranking", "images_per_identity",
         "source_images_per_identity", "images_per_latent", "prototype", "alpha", "source_alignment", "sampler",
         "steps", "guidance", "guidance_interval", "identity_steps", "early_reject",
-        "clip_offset", "clip_offset_scale", "seed", "height", "width", "detector",
+        "clip_offset", "clip_offset_scale", "restore", "restore_w", "seed", "height", "width", "detector",
         "min_face_size", "attempts", "format", "image_format", "jpeg_quality", "identities_per_shard", "backend",
         "recogniser_backend", "recogniser_precision", "dtype", "engines", "recogniser", "batch_size", "device",
         "recogniser_device", "max_error_rate",
+    },
+    "translate": {
+        "source", "weights", "out", "method", "size", "w", "nfe", "steps", "latent", "seed", "format", "image_format",
+        "jpeg_quality", "identities", "identities_per_shard", "backend", "precision", "engines", "batch_size", "device",
+        "num_threads", "max_error_rate", "config",
+    },
+    "train-transfer": {
+        "source", "target", "out", "config", "method", "size", "load_size", "flip", "batch_size", "epochs",
+        "decay_epochs", "steps", "learning_rate", "discriminator_learning_rate", "flow_learning_rate", "lambda_gan",
+        "lambda_idt", "lambda_var", "var_all", "lambda_sb", "lambda_nce", "lambda_vsa", "num_patches", "intended",
+        "hypervector_dim", "vgg", "ngf", "ndf", "num_blocks", "precision", "seed", "device", "num_threads",
+        "checkpoint_every", "log_every", "pictures_every", "max_unreadable", "tensorboard",
+    },
+    "compare": {
+        "source", "methods", "out", "images", "rows", "real", "real_images", "recogniser", "side", "backend",
+        "precision", "engines", "batch_size", "device", "seed",
     },
     "verify": {"folder", "quick"},
     "report": {"folder", "out"},
@@ -84,8 +103,13 @@ def test_surface_is_frozen() -> None:
     assert {name: set(model.model_fields) for name, model in flat.items()} == SURFACE
 
 
+CONFIGS = (
+    GenerateConfig, TrainConfig, EvaluateConfig, QualityConfig, TranslateConfig, TransferConfig, CompareConfig,
+)  # fmt: skip
+
+
 def test_every_flag_is_explained() -> None:
-    for model in (GenerateConfig, TrainConfig, EvaluateConfig, QualityConfig):
+    for model in CONFIGS:
         for name, field in model.model_fields.items():
             assert field.description, f"--{name} has no help"
 

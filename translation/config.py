@@ -1,7 +1,7 @@
 """What a translated dataset is (`TranslateRecipe`) and how a run makes it (`TranslateConfig`), frozen and typed."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 from tyro.conf import Positional
@@ -18,6 +18,8 @@ OWN = {
     "stylegan-inversion": ("latent", "steps"),
 }
 """Settings that belong to a method; given with another they are refused."""
+SIZED_BY_IMAGE: tuple[MethodName, ...] = ("vsait", "decent", "unsb")
+"""Methods whose networks see the image in its own size where none is given."""
 
 
 class TranslateRecipe(Frozen):
@@ -37,8 +39,8 @@ class TranslateRecipe(Frozen):
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     """ddim-inversion: steps each way, default 50. stylegan-inversion by optimisation: default 1000, its program's."""
     latent: Literal["encoder", "w", "w+"] | None = None
-    """stylegan-inversion: the encoder's latent, or one that is optimised in W or W+ (about a minute an image).
-    Default: encoder."""
+    """stylegan-inversion: the encoder's latent, or one searched for in W or W+: minutes an image on a GPU, hours
+    on a CPU, so for tens of images. Default: encoder."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """The one source of every random number."""
     format: Literal["webdataset", "imagefolder"] = "imagefolder"
@@ -63,6 +65,17 @@ class TranslateRecipe(Frozen):
                 owners = ", ".join(method for method, names in OWN.items() if name in names)
                 raise ValueError(f"{name} belongs to {owners}, not to {self.method}: leave it out")
         return self
+
+    def filled(self) -> Self:
+        """The recipe with the method's own settings said where they were left to it, as they are written down."""
+        return self.model_copy(update=self._own_defaults())
+
+    def _own_defaults(self) -> dict[str, Any]:
+        given = {name: getattr(self, name) for name in OWN[self.method]}
+        defaults: dict[str, Any] = {"w": 0.5, "nfe": 5, "steps": 50}
+        if self.method == "stylegan-inversion":
+            defaults = {"latent": "encoder", "steps": None if self.latent in (None, "encoder") else 1000}
+        return {name: defaults[name] for name, value in given.items() if value is None}
 
 
 class TranslateConfig(TranslateRecipe):

@@ -34,7 +34,9 @@ class CudaGraph:
                     work(self._inputs)
             torch.cuda.current_stream().wait_stream(side)
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            # Networks may be opened while a thread waits for another's results, which would end a recording that
+            # minds all threads.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._outputs = work(self._inputs)
 
     def __call__(self, inputs: Tensors) -> dict[str, torch.Tensor]:

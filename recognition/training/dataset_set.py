@@ -11,11 +11,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from d2r_fast.engine.errors import UserError
-from d2r_fast.engine.marker import ShardFiles, document_digest, read_document, read_marker
+from d2r_fast.engine.marker import (
+    ShardFiles,
+    document_digest,
+    image_name,
+    kind_of,
+    read_document,
+    read_marker,
+)
+from d2r_fast.engine.rows import ROWS, read_table
 from d2r_fast.recognition.training.open_files import OpenFiles
 from d2r_fast.recognition.training.training_set import TrainingSet, fingerprint, without_gaps
 
@@ -159,20 +166,28 @@ def _member(block: bytes, offset: int) -> _Member | None:
 
 
 def _list_folders(root: Path, shard: int, marker: dict[str, Any], files: list[Path]) -> Iterator[Listed]:
-    """Images of an imagefolder, which its marker lists; the identities' table says their labels."""
-    table = pq.read_table(root / ShardFiles.of(shard).identities, columns=["identity", "label"]).to_pydict()
-    labels = dict(zip(table["identity"], table["label"], strict=True))
+    """Images of an imagefolder, which its marker lists; the shard's table says their labels and order."""
+    places = _places(root, shard)
     listed = [(name, entry["bytes"]) for name, entry in marker["files"].items() if "/" in name]
-    for label, _, name, size in sorted(
-        (*_plan_order(name, labels, root), name, size) for name, size in listed
-    ):
+    for name, _ in listed:
+        if name not in places:
+            raise UserError(f"{root}: {name} is no image of its shard: run `d2r-fast verify {root}`")
+    for (label, _), name, size in sorted((places[name], name, size) for name, size in listed):
         files.append(root / name)
         yield Listed(name, label, len(files) - 1, 0, size)
 
 
-def _plan_order(name: str, labels: dict[str, int], root: Path) -> tuple[int, int]:
-    identity, _, image = name.rpartition("/")
-    number = image.partition(".")[0]
-    if identity not in labels or not number.isdigit():
-        raise UserError(f"{root}: {name} is no image of its shard: run `d2r-fast verify {root}`")
-    return labels[identity], int(number)
+def _places(root: Path, shard: int) -> dict[str, tuple[int, int]]:
+    """File name -> label and number of each image that a shard's table has."""
+    document, path = read_document(root), root / ShardFiles.of(shard).rows
+    suffix, kind = document["recipe"]["image_format"], kind_of(document)
+    if kind not in ROWS:
+        raise UserError(
+            f"{root} is a {kind} dataset, expected a {' or '.join(ROWS)} one: run `d2r-fast verify {root}`"
+        )
+    try:
+        rows = read_table(ROWS[kind], path)
+    except ValueError as error:
+        raise UserError(f"{root}: {error}: run `d2r-fast verify {root}`") from None
+    written = [row for row in rows if row.status == "written"]
+    return {image_name(row.identity, row.stem, suffix): (row.label, row.image) for row in written}
