@@ -7,9 +7,12 @@ from pydantic import Field
 
 from d2r_fast.engine.config import Backend, Frozen, Precision
 
-Section = Literal["networks", "detector", "paths", "scheduler", "pipeline", "kernels", "recognition"]
+Section = Literal[
+    "networks", "detector", "paths", "scheduler", "pipeline", "kernels", "recognition", "translation"
+]
 SECTIONS: tuple[Section, ...] = (
     "networks", "detector", "paths", "scheduler", "pipeline", "kernels", "recognition",
+    "translation",
 )  # fmt: skip
 
 

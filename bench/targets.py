@@ -2,6 +2,7 @@
 
 CPU_FULL, CPU_MINI, CUDA_FULL = ("cpu", "full"), ("cpu", "mini"), ("cuda", "full")
 Kind = tuple[str, str]
+TRANSLATORS = ("vsait", "decent", "unsb", "codeformer", "stylegan-inversion", "ddim-inversion")
 
 TARGETS: dict[str, dict[Kind, float]] = {
     "unet over torch fp32 eager": {CPU_FULL: 2.8},
@@ -21,6 +22,9 @@ TARGETS: dict[str, dict[Kind, float]] = {
     "ten-fold sweep over calculate_roc's work": {CPU_FULL: 20.0, CPU_MINI: 20.0, CUDA_FULL: 20.0},
     "60 s over IJB-C's templates, pairs and curve": {CPU_FULL: 1.0, CUDA_FULL: 1.0},
     "6 GB over the peak memory of it": {CPU_FULL: 1.0, CUDA_FULL: 1.0},
+    **{f"{method} over its public-style loop": {CPU_FULL: 2.0} for method in TRANSLATORS},
+    **{f"{method} over networks alone": {CPU_FULL: 0.95, CUDA_FULL: 0.95} for method in TRANSLATORS},
+    "unsb without dead work over with it": {CPU_FULL: 1.3, CUDA_FULL: 1.3},
     "agreement with B0, dB": {CPU_FULL: 50.0, CPU_MINI: 50.0, CUDA_FULL: 30.0},
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from d2r_fast.engine.cli import parse
-from d2r_fast.engine.commands import Command
+from d2r_fast.engine.command import Command
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BLOCKS = re.findall(r"```\n(.*?)```", README.read_text(), flags=re.DOTALL)

@@ -6,7 +6,7 @@ python -m d2r_fast.bench.miniature.render FACEKIT --out renders --identities 200
 import argparse
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -16,7 +16,7 @@ from PIL import Image
 from d2r_fast.bench.miniature.camera import Framing, frame, pose, project
 from d2r_fast.bench.miniature.head import Head, open_head
 from d2r_fast.bench.miniature.light import backdrop, shade
-from d2r_fast.bench.miniature.paint import Paint, dress, find_regions, paint
+from d2r_fast.bench.miniature.paint import Paint, Regions, dress, find_regions, paint
 from d2r_fast.bench.miniature.rasteriser import rasterise
 from d2r_fast.bench.miniature.world import Person, Shot, cast, stage
 from d2r_fast.engine.console import Meter, say
@@ -24,6 +24,7 @@ from d2r_fast.engine.device import find_device
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.files import make_folder, write_atomic
 
+Painter = Callable[[Regions, Person], Paint]
 BATCH = 8
 """Images drawn at once: what a CPU's caches hold, and no picture depends on it."""
 SUPERSAMPLING = 2
@@ -60,7 +61,7 @@ def render(
             shots = [stage(seed, identity, image) for identity, image in part]
             images = render_batch(head, [people[i] for i, _ in part], shots, size, framing=framing).cpu()
             for (identity, image), picture in zip(part, images, strict=True):
-                _write(out, identity, image, picture)
+                write_picture(out, identity, image, picture)
             meter.advance(len(part))
 
 
@@ -73,14 +74,29 @@ def render_batch(
         ValueError: people and shots differ in number.
         UserError: an aligned crop of a size without a landmark template.
     """
-    paints = {person: paint(find_regions(head), person) for person in dict.fromkeys(people)}
+    return _develop(draw_batch(head, people, shots, size, framing=framing))
+
+
+def draw_batch(
+    head: Head, people: Sequence[Person], shots: Sequence[Shot], size: int, *, framing: Framing = "aligned",
+    painter: Painter = paint,
+) -> torch.Tensor:  # fmt: skip
+    """Linear light float32 (N, 2 size, 2 size, 3), two samples per pixel along each side, before any camera.
+
+    Args:
+        painter: gives a person their colours and gloss.
+
+    Raises:
+        ValueError, UserError: as `render_batch`.
+    """
+    paints = {person: painter(find_regions(head), person) for person in dict.fromkeys(people)}
     pairs = list(zip(people, shots, strict=True))
     side = size * SUPERSAMPLING
     meshes = [_mesh(head, person, paints[person], shot, framing, size) for person, shot in pairs]
     points, colours = (torch.stack(tensors) for tensors in zip(*meshes, strict=True))
     raster = rasterise(points, head.triangles, colours, height=side, width=side)
     behind = torch.stack([backdrop(shot, side, head.device) for shot in shots])
-    return _develop(torch.where(raster.triangle[..., None] >= 0, raster.values, behind))
+    return torch.where(raster.triangle[..., None] >= 0, raster.values, behind)
 
 
 def _mesh(
@@ -114,7 +130,8 @@ def _develop(linear: torch.Tensor) -> torch.Tensor:
     return (mean.clamp(0, 1).sqrt() * 255 + 0.5).to(torch.uint8)
 
 
-def _write(out: Path, identity: int, image: int, picture: torch.Tensor) -> None:
+def write_picture(out: Path, identity: int, image: int, picture: torch.Tensor) -> None:
+    """Write uint8 (H, W, 3) RGB as <identity>/<image>.png."""
     folder = out / str(identity)
     make_folder(folder)
     buffer = io.BytesIO()

@@ -1,0 +1,126 @@
+"""Two domains of the same head: plain renders, and photographs by a cheap camera. Nobody is in both.
+
+    render_domain("photographs", head_file, out, identities=range(100), images_per_identity=10)
+
+A render is the miniature world as it is drawn everywhere here. A photograph shows skin with pores, blotches and a
+shine, under a flash near the lens, through `sensor.photograph`. Who somebody is (shape, skin colour, eyes, hair,
+brows) and what they do (pose, expression) come from the same draws in both. Pictures are crops of 112 pixels by the
+landmarks, as recognisers take them, at fewer pixels: 64 resized to 112 is aligned for a recogniser.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch.nn.functional import adaptive_avg_pool2d
+
+from d2r_fast.bench.miniature.head import Head, open_head
+from d2r_fast.bench.miniature.paint import Paint, Regions, paint
+from d2r_fast.bench.miniature.render import BATCH, draw_batch, write_picture
+from d2r_fast.bench.miniature.sensor import photograph
+from d2r_fast.bench.miniature.world import Person, Shot, cast, stage
+from d2r_fast.engine.console import Meter
+from d2r_fast.engine.device import find_device
+from d2r_fast.kernels.noise import identity_key
+from d2r_fast.recognition.iresnet import IMAGE_SIZE
+
+Domain = Literal["renders", "photographs"]
+SIDE = 64
+SHINE = 2.2
+"""Gloss of a photographed skin over that of a rendered one."""
+FLASH, AROUND = 1.2, 0.7
+"""Strength of the photographs' light and of the light from around, over those of the renders."""
+NEAR_LENS = 0.45
+"""How far the photographs' light is moved from where the shot has it to beside the lens."""
+
+
+def render_domain(
+    domain: Domain, facekit: Path, out: Path, *, identities: range, images_per_identity: int, side: int = SIDE,
+    seed: int = 0, device: str = "cpu",
+) -> None:  # fmt: skip
+    """Write `identities` of the world `seed` as <identity>/<image>.png; what is there already is left alone.
+
+    A picture depends on domain, seed, identity, image and side alone.
+
+    Args:
+        facekit: the head's .npz, or its folder.
+        side: of the pictures, in pixels, a multiple of 16.
+
+    Raises:
+        UserError: `facekit` is no head, or `out` cannot be written to.
+        RunError: the disk is full.
+    """
+    wanted = [
+        (identity, image)
+        for identity in identities
+        for image in range(images_per_identity)
+        if not (out / str(identity) / f"{image}.png").exists()
+    ]
+    if not wanted:
+        return
+    head = open_head(facekit).to(find_device(device))
+    with Meter(domain, total=len(wanted)) as meter:
+        for first in range(0, len(wanted), BATCH):
+            part = wanted[first : first + BATCH]
+            for (identity, image), picture in zip(
+                part, draw(domain, head, part, seed=seed, side=side), strict=True
+            ):
+                write_picture(out, identity, image, picture)
+            meter.advance(len(part))
+
+
+def draw(
+    domain: Domain, head: Head, pictures: Sequence[tuple[int, int]], *, seed: int, side: int = SIDE
+) -> torch.Tensor:
+    """Pictures uint8 (N, side, side, 3) RGB on the CPU, of (identity, image) each."""
+    people = [cast(seed, identity) for identity, _ in pictures]
+    shots = [stage(seed, identity, image) for identity, image in pictures]
+    if domain == "renders":
+        light = _pixels(draw_batch(head, people, shots, IMAGE_SIZE), side)
+        return (light.clamp(0, 1).sqrt() * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).cpu()
+    flashed = [flash(shot) for shot in shots]
+    light = _pixels(draw_batch(head, people, flashed, IMAGE_SIZE, painter=paint_skin), side)
+    keys = [[identity_key(seed, f"sensor {identity}"), image] for identity, image in pictures]
+    return photograph(light, torch.tensor(keys)).cpu()
+
+
+def paint_skin(regions: Regions, person: Person) -> Paint:
+    """A person with pores, blotches and a shine on the skin."""
+    painted = paint(regions, person)
+    bare = regions.skin * (1 - regions.lips)
+    fine, coarse = (_mottle(regions.position, person.key, waves) for waves in (5.0, 1.6))
+    tone = 1 + bare[:, None] * (0.15 * fine + 0.13 * coarse)[:, None]
+    ruddy = 1 + (bare * 0.18 * coarse.clamp_min(0))[:, None] * regions.position.new_tensor([1.0, -0.5, -0.5])
+    return replace(
+        painted, colour=painted.colour * tone * ruddy, gloss=painted.gloss * (1 + (SHINE - 1) * bare)
+    )
+
+
+def flash(shot: Shot) -> Shot:
+    """The same shot under a light that is nearer to the lens and stronger, with less light from around."""
+    x, y, z = (share * (1 - NEAR_LENS) for share in shot.light)
+    z += NEAR_LENS
+    length = (x * x + y * y + z * z) ** 0.5
+    red, green, blue = (FLASH * part for part in shot.light_colour)
+    dim_red, dim_green, dim_blue = (AROUND * part for part in shot.ambient_colour)
+    return replace(
+        shot, light=(x / length, y / length, z / length), light_colour=(red, green, blue),
+        ambient_colour=(dim_red, dim_green, dim_blue),
+    )  # fmt: skip
+
+
+def _pixels(samples: torch.Tensor, side: int) -> torch.Tensor:
+    """Linear samples (N, S, S, 3) as light per pixel (N, 3, side, side): the mean over each."""
+    return adaptive_avg_pool2d(samples.permute(0, 3, 1, 2), side)
+
+
+def _mottle(position: torch.Tensor, key: int, waves: float) -> torch.Tensor:
+    """Spots from -1 to 1, (V,), about `waves` radians per cm, a person's own."""
+    total = torch.zeros_like(position[:, 0])
+    directions = ((1.0, 0.3, 0.5), (-0.4, 1.0, 0.3), (0.5, -0.6, 0.9), (0.8, 0.7, -0.3))
+    for number, direction in enumerate(directions):
+        phase = (key // 1000**number % 1000) / 1000 * 6.283
+        total += torch.sin(waves * (1 + 0.17 * number) * (position @ position.new_tensor(direction)) + phase)
+    return total / len(directions)

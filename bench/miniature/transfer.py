@@ -1,0 +1,220 @@
+"""Does realism transfer bring renders nearer to photographs, and keep who is shown? Small, and from nothing.
+
+    python -m d2r_fast.bench.miniature.transfer FACEKIT --out transferred --save bench/results
+
+Two domains of one head (`domains`), nobody in both: `train-transfer` learns from one to the other without pairs,
+`translate` translates renders of people it has not seen, and three things are measured on them: how far they are
+from photographs of yet other people (squared MMD with KID's kernel in a fixed feature space), what a recogniser
+that `train` trains on renders keeps recognising, and what the same people's own photographs would score, which no
+method has seen. Stopped, it goes on where it was. The last line is JSON.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field
+
+from d2r_fast.bench.machine import describe_machine, describe_versions, revision
+from d2r_fast.bench.miniature.domains import SIDE, render_domain
+from d2r_fast.bench.miniature.transfer_results import measure_transfer, save
+from d2r_fast.engine.config import Frozen
+from d2r_fast.engine.console import say
+from d2r_fast.engine.device import find_device
+from d2r_fast.engine.errors import RunError, UserError
+from d2r_fast.engine.files import make_folder, write_atomic
+from d2r_fast.recognition.training.config import TrainConfig
+from d2r_fast.recognition.training.train import train
+from d2r_fast.translation.config import TranslateConfig
+from d2r_fast.translation.training.config import TransferConfig
+
+Method = Literal["decent", "unsb"]
+"""Those that need no weights of anybody else's: VSAIT looks through a VGG-19 that its users bring."""
+METHODS: tuple[Method, ...] = get_args(Method)
+RENDERS, PHOTOGRAPHS, HELD = "renders", "photographs", "held"
+OWN, OTHERS = "own-photographs", "other-photographs"
+"""Folders: what is learnt from, the renders that are translated; the same people photographed, and other people."""
+FIRST = {RENDERS: 0, PHOTOGRAPHS: 1_000_000, HELD: 2_000_000, OWN: 2_000_000, OTHERS: 3_000_000}
+"""First identity of each: nobody is in two, but for those photographed on purpose."""
+SETTINGS, TIMES = "settings.json", "seconds.json"
+
+
+class TransferExperiment(Frozen):
+    """How much is rendered, and how much is learnt from it."""
+
+    facekit: Path
+    out: Path
+    methods: tuple[Method, ...] = METHODS
+    identities: Annotated[int, Field(ge=2, lt=1_000_000)] = 250
+    images: Annotated[int, Field(ge=2)] = 8
+    held_identities: Annotated[int, Field(ge=4, lt=1_000_000)] = 150
+    held_images: Annotated[int, Field(ge=2)] = 2
+    side: Annotated[int, Field(ge=32, multiple_of=16)] = SIDE
+    steps: Annotated[int, Field(ge=1)] = 8000
+    batch_size: Annotated[int, Field(ge=1)] = 1
+    ngf: Annotated[int, Field(ge=4)] = 24
+    ndf: Annotated[int, Field(ge=4)] = 32
+    num_blocks: Annotated[int, Field(ge=1)] = 5
+    epochs: Annotated[int, Field(ge=1)] = 10
+    """Of the recogniser."""
+    width: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Likewise."""
+    recognisers: tuple[Path, ...] = ()
+    """More of them to ask."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    device: str = "auto"
+
+
+def transfer(experiment: TransferExperiment) -> dict[str, Any]:
+    """Render, train, translate, measure; returns what came out and how long each part took.
+
+    Raises:
+        UserError: no head there, a folder cannot be used, or `out` holds another experiment.
+        RunError: the disk is full, or training failed.
+    """
+    from d2r_fast.translation.training.train_transfer import train_transfer
+    from d2r_fast.translation.translate import translate
+
+    settle(experiment)
+    clock = Clock(experiment.out / TIMES)
+    clock("render", lambda: render_all(experiment))
+    clock("train recogniser", lambda: train(recogniser_of(experiment)))
+    for method in experiment.methods:
+        clock(f"train {method}", partial(train_transfer, training_of(experiment, method)))
+        clock(f"translate by {method}", partial(translate, translation_of(experiment, method)))
+    found = measure_transfer(
+        experiment.out, folders={method: folder_of(experiment, method) for method in experiment.methods},
+        recognisers=(experiment.out / "recogniser", *experiment.recognisers), side=experiment.side,
+        seed=experiment.seed, device=experiment.device,
+    )  # fmt: skip
+    return {"settings": settings_of(experiment), "seconds": clock.seconds, **found}
+
+
+def settle(experiment: TransferExperiment) -> None:
+    """Says in `out` what the experiment is, or sees that it says so already.
+
+    Raises:
+        UserError: it is another one's.
+    """
+    make_folder(experiment.out)
+    path, settings = experiment.out / SETTINGS, settings_of(experiment)
+    if not path.exists():
+        if any(experiment.out.iterdir()):
+            raise UserError(f"out {experiment.out} holds other things: give an empty folder or a new one")
+        write_atomic(path, (json.dumps(settings, indent=1) + "\n").encode())
+    held = json.loads(path.read_text())
+    differing = sorted(name for name in settings if held.get(name) != settings[name])
+    if differing:
+        names = ", ".join(f"{name} {held.get(name)}" for name in differing)
+        raise UserError(f"out {experiment.out} holds an experiment with {names}: give another folder")
+
+
+def settings_of(experiment: TransferExperiment) -> dict[str, Any]:
+    """Everything that decides what is learnt: neither folders nor what is asked of the result."""
+    return experiment.model_dump(mode="json", exclude={"facekit", "out", "methods", "recognisers", "device"})
+
+
+def render_all(experiment: TransferExperiment) -> None:
+    """The five folders; what is there already is left alone."""
+    for name, first in FIRST.items():
+        learnt = name in (RENDERS, PHOTOGRAPHS)
+        num = experiment.identities if learnt else experiment.held_identities
+        render_domain(
+            "renders" if name in (RENDERS, HELD) else "photographs", experiment.facekit, experiment.out / name,
+            identities=range(first, first + num),
+            images_per_identity=experiment.images if learnt else experiment.held_images,
+            side=experiment.side, seed=experiment.seed, device=experiment.device,
+        )  # fmt: skip
+
+
+def recogniser_of(experiment: TransferExperiment) -> TrainConfig:
+    """IR-18 with AdaFace on the renders, which judges the translations and takes no part in them."""
+    return TrainConfig(
+        data=experiment.out / RENDERS, out=experiment.out / "recogniser", backbone="ir_18", width=experiment.width,
+        epochs=experiment.epochs, batch_size=64, warmup_epochs=min(1.0, experiment.epochs / 4), augment="adaface",
+        seed=experiment.seed, device=experiment.device,
+    )  # fmt: skip
+
+
+def training_of(experiment: TransferExperiment, method: Method) -> TransferConfig:
+    """The method as published, but for a smaller generator and fewer, smaller pictures."""
+    return TransferConfig(
+        method=method, source=experiment.out / RENDERS, target=experiment.out / PHOTOGRAPHS,
+        out=experiment.out / method, size=experiment.side, load_size=experiment.side, batch_size=experiment.batch_size,
+        steps=experiment.steps, ngf=experiment.ngf, ndf=experiment.ndf, num_blocks=experiment.num_blocks,
+        seed=experiment.seed, device=experiment.device, checkpoint_every=200,
+        pictures_every=max(1, experiment.steps // 4),
+    )  # fmt: skip
+
+
+def translation_of(experiment: TransferExperiment, method: Method) -> TranslateConfig:
+    """The held renders through what was learnt."""
+    return TranslateConfig(
+        method=method, source=experiment.out / HELD, weights=experiment.out / method, seed=experiment.seed,
+        out=folder_of(experiment, method), backend="torch", device=experiment.device,
+    )  # fmt: skip
+
+
+def folder_of(experiment: TransferExperiment, method: Method) -> Path:
+    """Where a method's translations lie."""
+    return experiment.out / f"{method}-translated"
+
+
+class Clock:
+    """Runs parts of the experiment and keeps their seconds in a file: over restarts they add up."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    def __call__(self, name: str, part: Callable[[], object]) -> None:
+        say(f"transfer: {name}")
+        started_s = time.monotonic()
+        try:
+            part()
+        finally:
+            took_s = time.monotonic() - started_s
+            if took_s > 0.5:
+                self.seconds[name] = round(self.seconds.get(name, 0.0) + took_s, 1)
+                write_atomic(self._path, json.dumps(self.seconds).encode())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("facekit", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--save", type=Path, help="folder for the JSON and the contact sheet")
+    parser.add_argument("--methods", default=",".join(METHODS), help="with commas between")
+    parser.add_argument(
+        "--recognisers", default="", help="more of them: ONNX, run folders, checkpoints; likewise"
+    )
+    for name, field in TransferExperiment.model_fields.items():
+        if isinstance(field.annotation, type) and field.annotation is not Path:
+            parser.add_argument(f"--{name.replace('_', '-')}", type=field.annotation, default=field.default)
+    given = vars(parser.parse_args(arguments))
+    folder = given.pop("save")
+    try:
+        for name in ("methods", "recognisers"):
+            given[name] = tuple(word for word in given[name].split(",") if word)
+        experiment = TransferExperiment(**given)
+        found = transfer(experiment)
+        about = {"machine": describe_machine(find_device(experiment.device)), "versions": describe_versions()}
+        document = {"name": "transfer", **found, **about, "revision": revision()}
+        save(document, experiment.out, folder=folder)
+    except (UserError, RunError) as error:
+        say(f"transfer: {error}")
+        return error.exit_code
+    print(json.dumps(document))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

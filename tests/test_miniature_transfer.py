@@ -1,0 +1,136 @@
+"""The small realism transfer: its two domains, its camera, and the experiment that runs on them."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from d2r_fast.bench.miniature.domains import draw, flash, render_domain
+from d2r_fast.bench.miniature.head import Head, open_head
+from d2r_fast.bench.miniature.sensor import photograph
+from d2r_fast.bench.miniature.transfer import FIRST, HELD, OWN, TransferExperiment, main, settle
+from d2r_fast.bench.miniature.transfer_results import measure_distances
+from d2r_fast.bench.miniature.world import stage
+from d2r_fast.engine.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def facekit(shared: Path) -> Path:
+    return shared / "ict-facekit"
+
+
+@pytest.fixture(scope="module")
+def head(facekit: Path) -> Head:
+    return open_head(facekit)
+
+
+def keys(num: int) -> torch.Tensor:
+    return torch.stack([torch.arange(num) + 5, torch.zeros(num, dtype=torch.int64)], 1)
+
+
+def test_a_photograph_is_a_function_of_its_light_and_its_key() -> None:
+    light = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    whole = photograph(light, keys(4))
+    assert whole.shape == (4, 32, 32, 3)
+    assert whole.dtype == torch.uint8
+    assert torch.equal(photograph(light[2:3], keys(4)[2:3])[0], whole[2])
+    again = photograph(light, keys(4) + torch.tensor([0, 1]))
+    assert (again != whole).float().mean() > 0.3
+
+
+def test_the_camera_is_warm_and_noisy_and_loses_light_in_the_corners() -> None:
+    grey = photograph(torch.full((16, 3, 64, 64), 0.4), keys(16)).float()
+    red, green, blue = grey.mean((0, 1, 2)).tolist()
+    assert red > green > blue
+    assert red - blue > 30
+    middle, corner = grey[:, 28:36, 28:36], grey[:, :6, :6]
+    assert middle.mean() - corner.mean() > 20
+    assert 1 < middle.std((1, 2)).mean() < 12
+    black = photograph(torch.zeros(1, 3, 32, 32), keys(1)).float()
+    assert 5 < black.mean() < 30, "the maker's look lifts black"
+
+
+def test_pictures_depend_on_domain_seed_identity_and_image_alone(head: Head) -> None:
+    pictures = [(3, 0), (3, 1), (7, 0)]
+    for domain in ("renders", "photographs"):
+        whole = draw(domain, head, pictures, seed=0)
+        assert whole.shape == (3, 64, 64, 3)
+        assert torch.equal(draw(domain, head, pictures[1:2], seed=0)[0], whole[1])
+        assert (draw(domain, head, pictures[:1], seed=1)[0] != whole[0]).any()
+
+
+def test_the_domains_are_far_apart_and_the_halves_of_one_are_not(head: Head) -> None:
+    def many(domain: str, first: int) -> np.ndarray:
+        wanted = [(first + number, 0) for number in range(48)]
+        parts = [draw(domain, head, wanted[i : i + 8], seed=0) for i in range(0, 48, 8)]  # type: ignore[arg-type]
+        return torch.cat(parts).numpy()
+
+    sets = {"untranslated": many("renders", 0), "own photographs": many("photographs", 0)}
+    others = many("photographs", 1000)
+    found = measure_distances(sets, others, [str(n) for n in range(48)], side=64, seed=0)
+    assert found["distance"]["untranslated"] > 0.5
+    assert abs(found["distance_of_halves"]["mean"]) < 0.1 * found["distance"]["untranslated"]
+    assert found["distance_fallen_by"]["own photographs"] > 0.85
+
+
+def test_a_flash_is_nearer_to_the_lens() -> None:
+    shot = replace(stage(0, 1, 0), light=(1.0, 0.0, 0.0))
+    flashed = flash(shot)
+    assert flashed.light[2] > 0.5
+    assert np.isclose(np.linalg.norm(flashed.light), 1)
+    assert flashed.light_colour > shot.light_colour
+
+
+def test_rendering_leaves_alone_what_is_there(facekit: Path, tmp_path: Path) -> None:
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "0.png").write_text("mine")
+    render_domain("renders", facekit, tmp_path, identities=range(2), images_per_identity=1)
+    assert (tmp_path / "0" / "0.png").read_text() == "mine"
+    with Image.open(tmp_path / "1" / "0.png") as picture:
+        assert picture.size == (64, 64)
+
+
+def test_nobody_is_in_two_domains() -> None:
+    most = TransferExperiment.model_fields["identities"].metadata
+    limit = next(item.lt for item in most if hasattr(item, "lt"))
+    firsts = sorted(set(FIRST.values()))
+    assert all(later - earlier >= limit for earlier, later in pairwise(firsts))
+    assert FIRST[OWN] == FIRST[HELD], "the same people, who no method has seen"
+
+
+def test_a_folder_of_another_experiment_is_refused(tmp_path: Path) -> None:
+    experiment = TransferExperiment(facekit=tmp_path, out=tmp_path / "out")
+    settle(experiment)
+    settle(experiment.model_copy(update={"methods": ("unsb",)}))
+    with pytest.raises(UserError, match="holds an experiment with steps 8000"):
+        settle(experiment.model_copy(update={"steps": 5}))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("")
+    with pytest.raises(UserError, match="holds other things"):
+        settle(experiment.model_copy(update={"out": tmp_path / "full"}))
+
+
+@pytest.mark.slow
+def test_the_experiment_runs_from_nothing_and_again(
+    facekit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (
+        f"{facekit} --out {tmp_path / 'out'} --save {tmp_path / 'saved'} --identities 34 --images 2 --epochs 1 "
+        "--held-identities 4 --steps 3 --ngf 4 --ndf 4 --width 0.1 --device cpu"
+    ).split()
+    assert main(words) == 0
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(document["distance"]) == {"untranslated", "own photographs", "decent", "unsb"}
+    assert document["identity"]["recogniser"]["sets"]["untranslated"]["own"] == pytest.approx(1, abs=1e-5)
+    (saved,) = (tmp_path / "saved").glob("transfer-*.json")
+    assert json.loads(saved.read_text()) == document
+    with Image.open(next((tmp_path / "saved").glob("transfer-*-sheet.png"))) as sheet:
+        assert sheet.height == 2 * (5 * 64 + 4 * 2)
+    assert main(words) == 0
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert again["distance"] == document["distance"], "a second run goes on where the first ended"
