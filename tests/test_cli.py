@@ -58,7 +58,7 @@ SURFACE = {
         "source", "target", "out", "config", "method", "size", "load_size", "flip", "batch_size", "epochs",
         "decay_epochs", "steps", "learning_rate", "discriminator_learning_rate", "flow_learning_rate", "lambda_gan",
         "lambda_idt", "lambda_var", "var_all", "lambda_sb", "lambda_nce", "lambda_vsa", "num_patches", "intended",
-        "hypervector_dim", "vgg", "ngf", "ndf", "num_blocks", "precision", "seed", "device", "num_threads",
+        "hypervector_dim", "vgg", "ngf", "ndf", "num_blocks", "average", "precision", "seed", "device", "num_threads",
         "checkpoint_every", "log_every", "pictures_every", "max_unreadable", "tensorboard",
     },
     "compare": {

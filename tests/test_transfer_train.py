@@ -97,9 +97,9 @@ def test_killed_and_resumed_ends_in_the_same_weights(tmp_path: Path) -> None:
     draw_pair(tmp_path)
     (tmp_path / "renders" / "1" / "0.png").write_bytes(b"unreadable")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    train_transfer(config(tmp_path, whole, steps=16))
+    train_transfer(config(tmp_path, whole, steps=16, average=0.9))
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    started = subprocess.Popen(command(tmp_path, cut, steps=16), env=environment)
+    started = subprocess.Popen(command(tmp_path, cut, steps=16, average=0.9), env=environment)
     deadline_s = time.monotonic() + 120
     while time.monotonic() < deadline_s and len(read_metrics(cut)) < 5:
         time.sleep(0.002)
@@ -107,7 +107,7 @@ def test_killed_and_resumed_ends_in_the_same_weights(tmp_path: Path) -> None:
     assert started.wait() == -signal.SIGKILL, "it was done before it was killed"
     assert not (cut / "_SUCCESS").exists()
     assert (cut / "checkpoint.pt").exists()
-    train_transfer(config(tmp_path, cut, steps=16))
+    train_transfer(config(tmp_path, cut, steps=16, average=0.9))
     assert same(whole, cut)
     assert list(story(whole)) == list(story(cut))
     assert list(story(cut))[-1]["unreadable"] == 1

@@ -28,11 +28,11 @@ from d2r_fast.recognition.iresnet import IMAGE_SIZE
 
 Domain = Literal["renders", "photographs"]
 SIDE = 64
-SHINE = 2.2
+SHINE = 1.3
 """Gloss of a photographed skin over that of a rendered one."""
 FLASH, AROUND = 1.2, 0.7
 """Strength of the photographs' light and of the light from around, over those of the renders."""
-NEAR_LENS = 0.45
+NEAR_LENS = 0.1
 """How far the photographs' light is moved from where the shot has it to beside the lens."""
 
 
@@ -91,8 +91,8 @@ def paint_skin(regions: Regions, person: Person) -> Paint:
     painted = paint(regions, person)
     bare = regions.skin * (1 - regions.lips)
     fine, coarse = (_mottle(regions.position, person.key, waves) for waves in (5.0, 1.6))
-    tone = 1 + bare[:, None] * (0.15 * fine + 0.13 * coarse)[:, None]
-    ruddy = 1 + (bare * 0.18 * coarse.clamp_min(0))[:, None] * regions.position.new_tensor([1.0, -0.5, -0.5])
+    tone = 1 + bare[:, None] * (0.06 * fine + 0.05 * coarse)[:, None]
+    ruddy = 1 + (bare * 0.08 * coarse.clamp_min(0))[:, None] * regions.position.new_tensor([1.0, -0.5, -0.5])
     return replace(
         painted, colour=painted.colour * tone * ruddy, gloss=painted.gloss * (1 + (SHINE - 1) * bare)
     )

@@ -96,6 +96,9 @@ class TransferRecipe(Frozen):
     """decent, unsb: channels of the discriminator's first layer."""
     num_blocks: Annotated[int, Field(ge=1, le=32)] = 9
     """Residual blocks of the generator."""
+    average: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share that a step leaves of a running mean of the generator's weights, which is then what comes out: 0.999 is a
+    mean over about 1,000 steps. Default: the last step's weights, as published."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the convolutions; losses and weights stay in float32. All three were published in fp32."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -62,8 +62,10 @@ def train_transfer(config: TransferConfig) -> int:
             f"{config.size} pixels, {loader.num_steps:,} steps of {config.batch_size}"
         )
         objective = build_objective(config, loader, device)
-        TransferTrainer(config, objective, loader, folder=run, board=board).run()
-        publish(run, objective)
+        trainer = TransferTrainer(config, objective, loader, folder=run, board=board)
+        trainer.run()
+        with trainer.result():
+            publish(run, objective)
     _say_left_out(loader)
     say(f"trained {config.out}: translate --method {config.method} --weights {config.out}")
     return 0

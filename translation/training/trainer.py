@@ -8,6 +8,7 @@ that was not, bit for bit on a CPU with the same number of threads.
 import math
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from d2r_fast.engine.console import Meter, say
 from d2r_fast.engine.errors import RunError
 from d2r_fast.recognition.training.run_folder import CHECKPOINT, RunFolder, read_checkpoint
+from d2r_fast.translation.training.average import Average
 from d2r_fast.translation.training.config import TransferConfig
 from d2r_fast.translation.training.objective import Objective
 from d2r_fast.translation.training.pictures import PictureBoard, grid, write_png
@@ -65,6 +67,12 @@ class TransferTrainer:
         self.num_steps = loader.num_steps
         self.step = 0
         self.window = Window()
+        generator, decay = objective.modules["generator"], config.average
+        self.average = Average(generator, decay) if decay is not None else None
+
+    def result(self) -> AbstractContextManager[None]:
+        """While in it, the generator is what comes out of the run."""
+        return nullcontext() if self.average is None else self.average.applied()
 
     def run(self) -> None:
         """Train to the last step.
@@ -93,6 +101,8 @@ class TransferTrainer:
         draws = torch_draws(self.config.seed, f"draws of step {self.step}")
         with self._arithmetic():
             self.window.add(self.objective.step(source, target, draws=draws))
+        if self.average is not None:
+            self.average.update(self.step)
         self.step += 1
 
     def _arithmetic(self) -> torch.autocast:
@@ -154,7 +164,7 @@ class TransferTrainer:
     def _show(self) -> None:
         source, target = self.loader.examples(NUM_PICTURES)
         draws = torch_draws(self.config.seed, "draws of pictures")
-        with self._arithmetic():
+        with self._arithmetic(), self.result():
             translated = self.objective.translate(source, draws=draws)
         pixels = grid([source, translated.float(), target])
         write_png(self.folder.folder / f"grid-{self.step:07d}.png", pixels)
@@ -163,6 +173,8 @@ class TransferTrainer:
 
     def _save(self) -> None:
         state = {"objective": self.objective.state_dict(), "step": self.step, "faults": self.loader.faults}
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
         self.folder.save(state)
 
     def _resume(self) -> None:
@@ -174,6 +186,8 @@ class TransferTrainer:
         state = read_checkpoint(self.folder.folder / CHECKPOINT)
         if state is not None:
             self.objective.load_state_dict(state["objective"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
             self.step, self.loader.faults = state["step"], dict(state["faults"])
             say(f"going on from step {self.step}")
         self.folder.begin(self.step)
