@@ -11,7 +11,10 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -20,8 +23,19 @@ from tests.fakemethod import FakeMethod
 from tests.translating import run
 
 from d2r_fast.translation import methods
+from d2r_fast.translation.method import Run
 
-NUM_TRIES, LONGEST_S = 12, 0.6
+NUM_TRIES, LONGEST_S = 12, 0.4
+BATCH_S = 0.1
+"""How long a batch takes at least: a run has to last until it is killed, however fast the machine."""
+
+
+class Slow(FakeMethod):
+    """The same with a pause."""
+
+    def run(self, networks: Mapping[str, Run], inputs: Tensor, keys: Tensor) -> Tensor:
+        time.sleep(BATCH_S)
+        return super().run(networks, inputs, keys)
 
 
 def in_a_process(source: Path, weights: Path, out: Path, *, batch_size: int) -> int:
@@ -38,8 +52,8 @@ def in_a_process(source: Path, weights: Path, out: Path, *, batch_size: int) -> 
 
 def kill_at_random(source: Path, weights: Path, out: Path, whole: dict[str, str]) -> int:
     rng, kills = random.Random(5), 0
-    for batch_size in range(1, NUM_TRIES + 1):
-        child = in_a_process(source, weights, out, batch_size=batch_size)
+    for number in range(NUM_TRIES):
+        child = in_a_process(source, weights, out, batch_size=1 + number % 3)
         time.sleep(rng.uniform(0.02, LONGEST_S))
         os.kill(child, signal.SIGKILL)
         kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
@@ -50,7 +64,7 @@ def kill_at_random(source: Path, weights: Path, out: Path, whole: dict[str, str]
 
 if __name__ == "__main__":
     given, checkpoint, folder = map(Path, sys.argv[1:])
-    methods._HOMES["vsait"] = (FakeMethod.__module__, FakeMethod.__name__)
+    methods._HOMES["vsait"] = (Slow.__module__, Slow.__name__)
     for name in ("whole", "killed"):
         if name == "killed":
             print(kill_at_random(given, checkpoint, folder / name, tree(folder / "whole")))
