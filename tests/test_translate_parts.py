@@ -21,12 +21,13 @@ from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.source import Image
 from d2r_fast.engine.write_behind import write_behind
 from d2r_fast.translation.batches import Decoded, batches
-from d2r_fast.translation.config import TranslateConfig, TranslateRecipe
+from d2r_fast.translation.config import MethodName, TranslateConfig, TranslateRecipe
 from d2r_fast.translation.engines import open_for_building
 from d2r_fast.translation.methods import open_method
 from d2r_fast.translation.opened import Opened, open_networks
 from d2r_fast.translation.resize import crop, pad_to_multiple, resize
 from d2r_fast.translation.shard import Task
+from d2r_fast.translation.translate import settle
 
 from .fakemethod import use_fake_method, write_weights
 
@@ -265,3 +266,12 @@ def test_what_build_engines_cannot_do_is_one_line(
         )
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_auto_is_what_is_accurate_on_a_cpu() -> None:
+    def settled(method: MethodName) -> str:
+        places = {name: Path("x") for name in ("source", "weights", "out")}
+        return settle(TranslateConfig(method=method, **places), "cpu").backend
+
+    assert settled("vsait") == "openvino"
+    assert settled("codeformer") == "onnxruntime"
