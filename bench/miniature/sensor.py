@@ -20,9 +20,10 @@ BALANCE = (1.22, 1.0, 0.62)
 """Gain of red, green and blue: a camera set for daylight, under a lamp."""
 SPREAD = 0.06
 """How much exposure and balance differ from picture to picture."""
-SHOT_NOISE, READ_NOISE = 0.0009, 0.0056
-"""Variance per unit of light, and standard deviation without light."""
-SATURATION, BLACK, CONTRAST = 0.8, 0.05, 0.55
+SHOT_NOISE, READ_NOISE = 0.0001, 0.002
+"""Variance per unit of light, and standard deviation without light: what making a picture smaller has left of them.
+More of it no generator here could draw: grain needs noise at full resolution, and they are given none."""
+SATURATION, BLACK, CONTRAST = 0.8, 0.05, 0.7
 """Of the maker's look: share of the colour that is left, where black lies, strength of the S of its tone curve."""
 QUALITY = (65, 85)
 LUMA = (0.2126, 0.7152, 0.0722)

@@ -49,17 +49,21 @@ class TransferExperiment(Frozen):
 
     facekit: Path
     out: Path
-    methods: tuple[Method, ...] = METHODS
+    methods: tuple[Method, ...] = ("unsb",)
     identities: Annotated[int, Field(ge=2, lt=1_000_000)] = 250
     images: Annotated[int, Field(ge=2)] = 8
     held_identities: Annotated[int, Field(ge=4, lt=1_000_000)] = 150
     held_images: Annotated[int, Field(ge=2)] = 2
     side: Annotated[int, Field(ge=32, multiple_of=16)] = SIDE
-    steps: Annotated[int, Field(ge=1)] = 8000
+    steps: Annotated[int, Field(ge=1)] = 7000
     batch_size: Annotated[int, Field(ge=1)] = 1
-    ngf: Annotated[int, Field(ge=4)] = 24
+    ngf: Annotated[int, Field(ge=4)] = 16
     ndf: Annotated[int, Field(ge=4)] = 32
     num_blocks: Annotated[int, Field(ge=1)] = 5
+    average: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """Few steps end somewhere on a circle; their mean is what is used."""
+    lambda_nce: Annotated[float, Field(ge=0)] = 10
+    """unsb: weight of the loss that keeps every place what it was. With the published 1, less identity is left."""
     epochs: Annotated[int, Field(ge=1)] = 10
     """Of the recogniser."""
     width: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -107,7 +111,7 @@ def settle(experiment: TransferExperiment) -> None:
         if any(experiment.out.iterdir()):
             raise UserError(f"out {experiment.out} holds other things: give an empty folder or a new one")
         write_atomic(path, (json.dumps(settings, indent=1) + "\n").encode())
-    held = json.loads(path.read_text())
+    held = read_json(path)
     differing = sorted(name for name in settings if held.get(name) != settings[name])
     if differing:
         names = ", ".join(f"{name} {held.get(name)}" for name in differing)
@@ -115,7 +119,7 @@ def settle(experiment: TransferExperiment) -> None:
 
 
 def settings_of(experiment: TransferExperiment) -> dict[str, Any]:
-    """Everything that decides what is learnt: neither folders nor what is asked of the result."""
+    """Everything that decides what is learnt, but for the head: neither folders nor what is asked of the result."""
     return experiment.model_dump(mode="json", exclude={"facekit", "out", "methods", "recognisers", "device"})
 
 
@@ -142,11 +146,13 @@ def recogniser_of(experiment: TransferExperiment) -> TrainConfig:
 
 
 def training_of(experiment: TransferExperiment, method: Method) -> TransferConfig:
-    """The method as published, but for a smaller generator and fewer, smaller pictures."""
+    """The method as published, but for a smaller generator, fewer and smaller pictures, the mean of its weights, and
+    UNSB's contrastive weight."""
     return TransferConfig(
         method=method, source=experiment.out / RENDERS, target=experiment.out / PHOTOGRAPHS,
         out=experiment.out / method, size=experiment.side, load_size=experiment.side, batch_size=experiment.batch_size,
         steps=experiment.steps, ngf=experiment.ngf, ndf=experiment.ndf, num_blocks=experiment.num_blocks,
+        average=experiment.average, lambda_nce=experiment.lambda_nce if method == "unsb" else None,
         seed=experiment.seed, device=experiment.device, checkpoint_every=200,
         pictures_every=max(1, experiment.steps // 4),
     )  # fmt: skip
@@ -165,12 +171,29 @@ def folder_of(experiment: TransferExperiment, method: Method) -> Path:
     return experiment.out / f"{method}-translated"
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """What a file of the experiment's own says.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{path} is damaged: give another folder, or remove it if it is the experiment that you mean"
+        )
+    return found
+
+
 class Clock:
     """Runs parts of the experiment and keeps their seconds in a file: over restarts they add up."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        self.seconds: dict[str, float] = read_json(path) if path.exists() else {}
 
     def __call__(self, name: str, part: Callable[[], object]) -> None:
         say(f"transfer: {name}")
@@ -192,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("facekit", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--save", type=Path, help="folder for the JSON and the contact sheet")
-    parser.add_argument("--methods", default=",".join(METHODS), help="with commas between")
+    parser.add_argument("--methods", default="unsb", help=f"of {', '.join(METHODS)}, with commas between")
     parser.add_argument(
         "--recognisers", default="", help="more of them: ONNX, run folders, checkpoints; likewise"
     )
