@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from d2r_fast.engine.config import Precision
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.files import sha256_file
 from d2r_fast.export.graph import DynamicAxes, trace
+from d2r_fast.export.rows import keep_rows
 
 EXPORT_VERSION = 1
 """Of the graphs that this package writes: one more where the same weights come to give another graph."""
@@ -144,10 +145,19 @@ class TorchExportable(Exportable):
     Attributes:
         make: loads the module; its forward takes and gives the ports in order.
         dynamic_axes: input -> axis -> torch.export.Dim.
+        wide: whether wide convolutions are most of it: on a CPU in float32 its graph keeps maps as rows then.
+        in_rows: whether its graph does, for a batch of one.
     """
 
     make: Callable[[], nn.Module]
     dynamic_axes: DynamicAxes = field(repr=False)
+    wide: bool = field(default=False, kw_only=True)
+    in_rows: bool = field(default=False, kw_only=True)
+
+    def on(self, device: str, precision: Precision) -> "TorchExportable":
+        if not self.wide or self.in_rows or (device, precision) != ("cpu", "fp32"):
+            return self
+        return replace(self, in_rows=True, settings={**self.settings, "convolutions": "rows"})
 
     def load(self) -> nn.Module:
         return self.make().eval().requires_grad_(False)
@@ -171,7 +181,7 @@ class TorchExportable(Exportable):
     def graph(self) -> ir.Model:
         example = self.random_inputs(2, seed=0)
         try:
-            return trace(
+            graph = trace(
                 self.module,
                 example,
                 outputs=[port.name for port in self.outputs],
@@ -183,6 +193,9 @@ class TorchExportable(Exportable):
                 f"{self.name} of {next(iter(self.files.values())).parent} cannot be written as ONNX ({reason}): "
                 "give weights as they were released, or --backend torch"
             ) from error
+        if self.in_rows:
+            keep_rows(graph)
+        return graph
 
 
 def _digest(path: Path) -> str:

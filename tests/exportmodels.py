@@ -137,10 +137,3 @@ def emulate_half(path: Path, out: Path) -> Path:
     graph = onnx.helper.make_graph(nodes, "emulated", model.graph.input, model.graph.output, weights)
     onnx.save(onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=10), out)
     return out
-
-
-def made_once(network: Exportable) -> Exportable:
-    """The network, its graph made at the first call and copied at later ones: making it takes seconds."""
-    make = cache(network.graph)
-    network.__dict__["graph"] = lambda: make().clone()
-    return network

@@ -7,7 +7,6 @@ import onnx
 import pytest
 import torch
 
-from d2r_fast.engine.backend import open_torch
 from d2r_fast.engine.backends.network import Network
 from d2r_fast.engine.build_engines import build_engine, open_exportable
 from d2r_fast.engine.config import Precision
@@ -16,6 +15,7 @@ from d2r_fast.engine.engine_parity import measure
 from d2r_fast.engine.engine_source import EngineSource
 from d2r_fast.engine.engine_wish import Wish
 from d2r_fast.engine.errors import RunError
+from d2r_fast.engine.torch_network import open_torch
 from d2r_fast.export.exportable import Exportable
 from d2r_fast.translation.codeformer.method import CodeFormer
 from d2r_fast.translation.codeformer.random_weights import write_random_weights

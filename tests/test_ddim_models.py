@@ -170,7 +170,9 @@ REFUSED: dict[str, tuple[Callable[[Table], Table], str]] = {
     "condition": (_with(cond_stage_model__embedding__weight=ONE), "is a conditional model"),
     "no UNet": (_without(f"{UNET}input_blocks.0"), "holds no network known here|holds no whole"),
     "something else": (_with(sr_model__weight=ONE), "1 tensors that no unconditional latent-diffusion model has"),
-    "a UNet alone": (_bare, "holds a UNet alone"),
+    "a UNet alone": (
+        _bare, "is a guided-diffusion UNet, whose file holds no schedule: ddim-inversion takes a latent-diff",
+    ),
     "a bad schedule": (_with(alphas_cumprod=torch.linspace(0.1, 0.9, 100)), "alphas_cumprod does not fall"),
     "more channels": (
         _with(**{f"{UNET}input_blocks__0__0__weight": torch.zeros(32, 6, 3, 3)}), "takes 6 channels and gives 3",

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from d2r_fast.engine.backend import open_torch
 from d2r_fast.engine.backends.network import Network, Rows
+from d2r_fast.engine.torch_network import open_torch
 from d2r_fast.export.exportable import Exportable
 from d2r_fast.export.networks import export_network
 from d2r_fast.translation.config import TranslateRecipe
@@ -18,7 +18,6 @@ from d2r_fast.translation.diffusion.method import DdimInversion
 from d2r_fast.translation.diffusion.quantise import Quantiser
 from d2r_fast.translation.method import Unfit
 
-from .exportmodels import made_once
 from .minildm import STEEP, state_dict, write_checkpoint
 from .mininetworks import tensor
 
@@ -33,7 +32,7 @@ def method(tmp_path_factory: pytest.TempPathFactory) -> DdimInversion:
 
 @pytest.fixture(scope="module")
 def decoder(method: DdimInversion) -> Exportable:
-    return made_once(network_of(method, "ldm-decoder"))
+    return network_of(method, "ldm-decoder")
 
 
 def network_of(method: DdimInversion, name: str) -> Exportable:

@@ -9,19 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from d2r_fast.engine.backend import open_torch
 from d2r_fast.engine.engine_job import Job
 from d2r_fast.engine.engine_wish import Wish
 from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.torch_network import open_torch
+from d2r_fast.export import winograd
 from d2r_fast.export.exportable import Exportable
 from d2r_fast.export.networks import export_network
+from d2r_fast.export.winograd import WinogradConv
 from d2r_fast.kernels.noise import normal
 from d2r_fast.translation.config import TranslateRecipe
-from d2r_fast.translation.gan import winograd
 from d2r_fast.translation.gan.method import Unsb, draw_noise
 from d2r_fast.translation.gan.networks import open_generator, plan_of
 from d2r_fast.translation.gan.random_weights import GanName, write_random_weights
-from d2r_fast.translation.gan.winograd import WinogradConv
 from d2r_fast.translation.images import translate_images
 from d2r_fast.translation.method import Method, Run, Unfit
 from d2r_fast.translation.methods import open_method

@@ -16,7 +16,7 @@ from d2r_fast.translation.config import TranslateRecipe
 from d2r_fast.translation.stylegan.method import StyleganInversion
 from d2r_fast.translation.stylegan.random_weights import write_random_weights
 
-from .exportmodels import emulate_half, made_once, relative_l2, run_onnx
+from .exportmodels import emulate_half, relative_l2, run_onnx
 
 LIMIT = 1e-5
 HALF = Wish(backend="tensorrt-rtx", precision="fp16", batch_size=2, device="cuda")
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def mini(folder: Path) -> tuple[Exportable, ...]:
-    return tuple(made_once(network) for network in networks(folder, size="mini"))
+    return networks(folder, size="mini")
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])

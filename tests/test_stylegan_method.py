@@ -18,7 +18,6 @@ from d2r_fast.translation.stylegan.checkpoint import breach_of, read_parts
 from d2r_fast.translation.stylegan.generator import load_generator
 from d2r_fast.translation.stylegan.method import StyleganInversion
 from d2r_fast.translation.stylegan.projection import Clock, distance, learning_rate_at, picture_in, shake_at
-from d2r_fast.translation.stylegan.random_weights import write_random_weights
 
 KEYS = torch.tensor([[7, 0], [7, 1], [-3, 0]])
 
@@ -33,17 +32,10 @@ def opened(path: Path, **values: Any) -> StyleganInversion:
     return method
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("stylegan") / "e4e.pt"
-    write_random_weights(path, size="mini", seed=0)
-    return path
-
-
 @pytest.fixture
-def content(weights: Path) -> dict[str, Any]:
+def content(e4e: Path) -> dict[str, Any]:
     """The mini checkpoint, to be changed."""
-    loaded: dict[str, Any] = torch.load(weights, weights_only=True)
+    loaded: dict[str, Any] = torch.load(e4e, weights_only=True)
     return loaded
 
 
@@ -66,9 +58,9 @@ def translated(method: StyleganInversion, images: Tensor, keys: Tensor) -> Tenso
 
 
 @pytest.mark.parametrize("size", [(32, 32), (50, 20), (16, 48)])
-def test_image_in_image_out(weights: Path, size: tuple[int, int]) -> None:
+def test_image_in_image_out(e4e: Path, size: tuple[int, int]) -> None:
     images = pictures(3, *size)
-    method = opened(weights)
+    method = opened(e4e)
     method.check(size)
     given = translated(method, images, KEYS)
     assert given.shape == images.shape
@@ -78,8 +70,8 @@ def test_image_in_image_out(weights: Path, size: tuple[int, int]) -> None:
     assert not torch.equal(given[0], given[1])
 
 
-def test_pixels_as_the_encoder_takes_them(weights: Path) -> None:
-    method = opened(weights)
+def test_pixels_as_the_encoder_takes_them(e4e: Path) -> None:
+    method = opened(e4e)
     white = torch.full((1, 64, 40, 3), 255, dtype=torch.uint8)
     assert torch.allclose(method.prepare(white), torch.ones(1, 3, 32, 32))
     images = pictures(1, 32, 32)
@@ -118,9 +110,9 @@ def test_breach_of_the_rule_is_said(opts: dict[str, Any], encoder: bool, words: 
     assert re.search(words, breach_of(opts, encoder=encoder) or "")
 
 
-def test_a_search_obeys_the_rule(weights: Path) -> None:
-    assert opened(weights).breach
-    assert opened(weights, latent="w").breach is None
+def test_a_search_obeys_the_rule(e4e: Path) -> None:
+    assert opened(e4e).breach
+    assert opened(e4e, latent="w").breach is None
 
 
 def generator_alone(content: dict[str, Any]) -> dict[str, Any]:
@@ -189,9 +181,9 @@ def test_a_generator_alone_is_searched_in(content: dict[str, Any], tmp_path: Pat
 
 
 @pytest.mark.parametrize("latent", ["w", "w+"])
-def test_a_search_finds_an_image_that_is_there(weights: Path, latent: str) -> None:
-    method = opened(weights, latent=latent, steps=150)
-    generator = load_generator(read_parts(weights).generator, weights)
+def test_a_search_finds_an_image_that_is_there(e4e: Path, latent: str) -> None:
+    method = opened(e4e, latent=latent, steps=150)
+    generator = load_generator(read_parts(e4e).generator, e4e)
     with torch.no_grad():
         z = torch.randn(1, 12, generator=torch.Generator().manual_seed(8))
         target = generator(generator.style(z)[:, None].repeat(1, 8, 1))
@@ -203,14 +195,14 @@ def test_a_search_finds_an_image_that_is_there(weights: Path, latent: str) -> No
         assert distance(found, target) < 0.1 * begun
 
 
-def test_a_search_depends_on_image_and_key_alone(weights: Path) -> None:
-    targets = opened(weights).prepare(pictures(3, 32, 32))
-    method = opened(weights, latent="w+", steps=3)
+def test_a_search_depends_on_image_and_key_alone(e4e: Path) -> None:
+    targets = opened(e4e).prepare(pictures(3, 32, 32))
+    method = opened(e4e, latent="w+", steps=3)
     with torch.inference_mode():
         found = method.run({}, targets, KEYS)
     for row in (0, 2):
         assert torch.equal(method.run({}, targets[row : row + 1], KEYS[row : row + 1])[0], found[row])
-    again = opened(weights, latent="w+", steps=3).run({}, targets.flip(0), KEYS.flip(0))
+    again = opened(e4e, latent="w+", steps=3).run({}, targets.flip(0), KEYS.flip(0))
     assert torch.equal(again.flip(0), found)
     assert not torch.equal(method.run({}, targets[:1], KEYS[1:2])[0], found[0])
 
@@ -222,8 +214,8 @@ def test_schedules_are_the_projectors() -> None:
     assert [shake_at(p) for p in (0, 0.375, 0.75, 1)] == pytest.approx([0.05, 0.0125, 0, 0])
 
 
-def test_latents_are_measured_as_the_projector_does(weights: Path) -> None:
-    generator = load_generator(read_parts(weights).generator, weights)
+def test_latents_are_measured_as_the_projector_does(e4e: Path) -> None:
+    generator = load_generator(read_parts(e4e).generator, e4e)
     found = projection.sample_latents(generator)
     assert found.mean.shape == (12,)
     with torch.no_grad():

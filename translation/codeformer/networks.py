@@ -120,6 +120,7 @@ def open_encoder(plan: Plan) -> TorchExportable:
         draws={"images": _smooth_image},
         make=partial(_make, plan, EncoderGraph),
         dynamic_axes={"images": {0: BATCH}},
+        wide=True,
         float32=True,
     )
 
@@ -137,6 +138,7 @@ def open_generator(plan: Plan, encoder: TorchExportable) -> "GeneratorExportable
         draws={},
         make=partial(_make, plan, GeneratorGraph),
         dynamic_axes={port.name: {0: BATCH} for port in inputs},
+        wide=True,
         encoder=encoder,
     )
 

@@ -86,24 +86,9 @@ def open_networks(model: DiffusionModel, *, side: int) -> tuple[TorchExportable,
     if model.first_stage is None:
         return (unet,)
     images = Port("images", torch.float32, ("batch", PIXEL_CHANNELS, side, side))
-    encoder = _exportable(
-        ENCODER,
-        model.first_stage,
-        (images,),
-        latents,
-        side=side,
-        draws={"images": _pixels},
-        scale=model.scale,
-    )
-    decoder = _exportable(
-        DECODER,
-        model.first_stage,
-        (latents,),
-        images,
-        side=side,
-        draws={"latents": _normal},
-        scale=model.scale,
-    )
+    first_stage = partial(_exportable, part=model.first_stage, side=side, scale=model.scale)
+    encoder = first_stage(ENCODER, inputs=(images,), output=latents, draws={"images": _pixels})
+    decoder = first_stage(DECODER, inputs=(latents,), output=images, draws={"latents": _normal})
     return encoder, unet, decoder
 
 

@@ -1,6 +1,6 @@
 """The three generators as they are exported: one network each, for one size of image.
 
-For a CPU in float32 the wide convolutions are Winograd's (gan/winograd.py), 1.3 to 1.4 times as fast as the same
+For a CPU in float32 the wide convolutions are Winograd's (export/winograd.py), 1.3 to 1.4 times as fast as the same
 network without; what engines are compared with stays the network as it was trained.
 """
 
@@ -18,12 +18,12 @@ from d2r_fast.engine.backends.network import Port
 from d2r_fast.engine.config import Precision
 from d2r_fast.export.exportable import Draw, TorchExportable
 from d2r_fast.export.graph import BATCH
+from d2r_fast.export.winograd import use_winograd
 from d2r_fast.translation.checkpoint import read_weights
 from d2r_fast.translation.gan.decent import DecentGenerator
 from d2r_fast.translation.gan.random_weights import GanName
 from d2r_fast.translation.gan.unsb import UnsbGenerator
 from d2r_fast.translation.gan.vsait import VsaitGenerator
-from d2r_fast.translation.gan.winograd import use_winograd
 
 GENERATORS: Mapping[GanName, type[VsaitGenerator | DecentGenerator | UnsbGenerator]] = {
     "vsait": VsaitGenerator,

@@ -40,15 +40,10 @@ def read_parts(path: Path) -> Parts:
     """Reads a .pt of e4e or pSp (`state_dict` with `encoder.` and `decoder.`), or of rosinality's StyleGAN2 (`g_ema`).
 
     Raises:
-        UserError: no such file, a damaged one, another method's, or a generator of NVIDIA's layout.
+        UserError: no such file, a damaged one, another method's, or a generator of another layout.
     """
     weights = read_weights(path, method="stylegan-inversion")
     tensors = weights.tensors
-    if "synthesis.b4.const" in tensors:
-        raise UserError(
-            f"{path} is a StyleGAN2-ADA generator in NVIDIA's layout: give one in rosinality's (conv1.conv.weight, "
-            "to_rgb1.bias, ...), as e4e's and pSp's checkpoints hold it"
-        )
     generator, encoder = _part(tensors, "decoder."), _part(tensors, "encoder.")
     opts = weights.meta.get("opts")
     return Parts(
