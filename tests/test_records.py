@@ -3,13 +3,14 @@
 import io
 import re
 import struct
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from d2r_fast.engine.errors import UserError
-from d2r_fast.recognition.training.records import (
+from d2r_fast.engine.formats.records import (
     MAGIC,
     Record,
     RecordError,
@@ -65,7 +66,7 @@ def test_writes_the_file_written_by_hand():
 
 def test_writes_a_set_that_reads_back(tmp_path: Path):
     classes = [[b"one", b"two" * 7], [struct.pack("<I", MAGIC) * 3], [b"x" * 4096, b"y"]]
-    write_identities(tmp_path, classes)
+    write_identities(tmp_path, chain(*classes), counts=[2, 1, 2])
     keys, offsets = read_index(tmp_path / "train.idx")
     records = read_all((tmp_path / "train.rec").read_bytes(), offsets.tolist())
     assert keys.tolist() == list(range(9))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from d2r_fast.engine.errors import UserError
-from d2r_fast.engine.source import FolderSource, Identity, Image, fingerprint, natural_key, open_source
+from d2r_fast.engine.source import Identity, Image, Source, fingerprint, natural_key, open_source
 
 
 def make(root: Path, *names: str) -> Path:
@@ -22,7 +22,7 @@ def make(root: Path, *names: str) -> Path:
     return root
 
 
-def listing(source: FolderSource) -> dict[str, list[str]]:
+def listing(source: Source) -> dict[str, list[str]]:
     return {identity.name: [image.name for image in identity.images] for identity in source.identities}
 
 

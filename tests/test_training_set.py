@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from d2r_fast.engine import open_files
 from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.formats.records import Record, open_writer, write_identities
 from d2r_fast.engine.marker import image_key
-from d2r_fast.recognition.training import open_files
 from d2r_fast.recognition.training.record_set import RecordSet
-from d2r_fast.recognition.training.records import Record, open_writer, write_identities
 from d2r_fast.recognition.training.training_set import (
     check_training_set,
     choose,
@@ -190,7 +190,7 @@ def test_records_without_identities(tmp_path: Path):
 
 
 def test_records_announced_by_property(tmp_path: Path):
-    write_identities(tmp_path, [[b"a"], [], [b"b", b"c"], []])
+    write_identities(tmp_path, [b"a", b"b", b"c"], counts=[1, 0, 2, 0])
     (tmp_path / "property").write_text("5,112,112\n")
     images = open_training_set(tmp_path)
     assert images.labels.tolist() == [0, 1, 1]
@@ -256,7 +256,7 @@ def test_a_record_damaged_later_is_that_images_problem(tmp_path: Path):
 
 def test_what_is_no_training_set(tmp_path: Path):
     with pytest.raises(
-        UserError, match=r"nowhere is no folder: give a dataset of d2r-fast, a folder laid out as"
+        UserError, match=r"nowhere does not exist: give a dataset of d2r-fast, a folder laid out as"
     ):
         open_training_set(tmp_path / "nowhere")
     with pytest.raises(UserError, match="holds no identity folders"):

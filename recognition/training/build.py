@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.readers.reader import open_reader
 from d2r_fast.recognition.backbone import MIN_CHANNELS_LAST, build_backbone, lay_out
 from d2r_fast.recognition.backbone_config import WIDTHS, BackboneConfig
 from d2r_fast.recognition.heads import build_head
@@ -123,8 +124,10 @@ def open_loader(
         {} if chance is None else {"crop": chance, "low_res": chance, "photometric": chance}
     )
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    num_threads = config.num_threads or max(1, len(os.sched_getaffinity(0)) // here)
     return Loader(
         data, device=processes.device, channels=network.channel_order,
         augment=AugmentConfig(set=config.augment, **chances), max_unreadable=config.max_unreadable,
-        num_threads=config.num_threads or max(1, len(os.sched_getaffinity(0)) // here),
+        num_threads=num_threads,
+        reader=open_reader(config.reader, device=str(processes.device), num_threads=num_threads),
     )  # fmt: skip

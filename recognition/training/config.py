@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 from tyro.conf import FlagCreatePairsOff
 
-from d2r_fast.engine.config import Frozen
+from d2r_fast.engine.config import Frozen, ReaderName
 from d2r_fast.recognition.backbone_config import Layout, NetworkName
 from d2r_fast.recognition.training.augment_config import AugmentSet
 
@@ -105,7 +105,7 @@ class TrainConfig(TrainRecipe):
     """A recipe, its data, its place, and how this machine is to run it."""
 
     data: Path
-    """Images to train on: a dataset of generate, a folder <identity>/<image>, or InsightFace's train.rec and .idx."""
+    """Images to train on: a dataset, <identity>/<image> as folder, .zip, .tar or .parquet, or train.rec and .idx."""
     out: Path
     """Run folder. A stopped run with the same recipe goes on where it was."""
     real: Path | None = None
@@ -119,6 +119,9 @@ class TrainConfig(TrainRecipe):
     """auto (cuda where there is one, else cpu), cpu, cuda, or cuda:N. Under torchrun: each process's own."""
     num_threads: Annotated[int, Field(ge=1)] | None = None
     """Threads that decode images. Default: one for every processor."""
+    reader: ReaderName = "auto"
+    """Who decodes: plain (Pillow) or dali (NVIDIA DALI; on CUDA JPEG is decoded there). auto is plain: on a CPU the
+    networks set the pace, though dali decodes faster there too."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 1000
     """Steps between checkpoints; there is one at the end of every epoch besides."""
     max_unreadable: Annotated[int, Field(ge=0)] = 100

@@ -4,9 +4,7 @@ Markers say which shards are whole. Of a tar the headers alone are read, and its
 block behind theirs; so 400,000 images are listed in seconds, and an image is one read at a known offset.
 """
 
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,18 +14,14 @@ from numpy.typing import NDArray
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.marker import (
     ShardFiles,
-    document_digest,
-    image_name,
-    kind_of,
     read_document,
-    read_marker,
 )
-from d2r_fast.engine.rows import ROWS, read_table
-from d2r_fast.recognition.training.open_files import OpenFiles
+from d2r_fast.engine.open_files import OpenFiles
+from d2r_fast.engine.sources.datasets import finished_markers, written_rows
+from d2r_fast.engine.sources.tar_members import Member, tar_members
 from d2r_fast.recognition.training.training_set import TrainingSet, fingerprint, without_gaps
 
-_BLOCK = 512
-_IMAGES = frozenset({"jpg", "png"})
+_IMAGES = frozenset({"jpg", "png", "webp", "bmp", "tif"})
 
 
 class Listed(NamedTuple):
@@ -38,15 +32,6 @@ class Listed(NamedTuple):
     file: int
     offset: int
     size: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    name: str
-    offset: int
-    size: int
-    start: bytes
-    """As much of the content as fits the block behind the header."""
 
 
 class DatasetSet:
@@ -84,7 +69,7 @@ def open_dataset_set(root: Path) -> TrainingSet:
         UserError: it is no dataset, a shard is unfinished, or does not hold what its marker says.
     """
     document = read_document(root)
-    markers = _markers(root, document)
+    markers = finished_markers(root, document)
     listing = _list_tar if document["format"] == "webdataset" else _list_folders
     files: list[Path] = []
     images: list[Listed] = []
@@ -99,31 +84,14 @@ def open_dataset_set(root: Path) -> TrainingSet:
     return DatasetSet(root, files=files, images=images, num_identities=document["plan"]["num_identities"])
 
 
-def _markers(root: Path, document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Markers of all shards, in order."""
-    digest, num_shards = document_digest(document), document["plan"]["num_shards"]
-    markers, missing = [], []
-    for shard in range(num_shards):
-        try:
-            markers.append(read_marker(root, shard, format=document["format"], dataset=digest))
-        except ValueError as error:
-            missing.append(str(error))
-    if missing:
-        raise UserError(
-            f"dataset {root} is unfinished: {len(missing):,} of {num_shards:,} shards are not whole ({missing[0]}): "
-            "run the command that makes it again, until it is done"
-        )
-    return markers
-
-
 def _list_tar(root: Path, shard: int, marker: dict[str, Any], files: list[Path]) -> Iterator[Listed]:
     """Images of a tar. Members of a sample share a name up to the dot; .cls holds the label in digits."""
     path = root / ShardFiles.of(shard).tar
     number = len(files)
     files.append(path)
     labels: dict[str, int] = {}
-    found: dict[str, _Member] = {}
-    for member in _members(path):
+    found: dict[str, Member] = {}
+    for member in tar_members(path):
         key, _, suffix = member.name.partition(".")
         if suffix == "cls" and member.start.isdigit():
             labels[key] = int(member.start)
@@ -133,36 +101,6 @@ def _list_tar(root: Path, shard: int, marker: dict[str, Any], files: list[Path])
         if key not in labels:
             raise UserError(f"{path}: {member.name} has no label ({key}.cls): run `d2r-fast verify {root}`")
         yield Listed(key, labels[key], number, member.offset, member.size)
-
-
-def _members(path: Path) -> Iterator[_Member]:
-    """Files in a tar, in order: one read of two blocks for each."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        end, offset = os.fstat(descriptor).st_size, 0
-        while (block := os.pread(descriptor, 2 * _BLOCK, offset))[:_BLOCK].strip(b"\0"):
-            member = _member(block, offset)
-            if member is None or member.offset + member.size > end:
-                raise UserError(
-                    f"{path} is damaged at byte {offset}: restore it from a copy or make its shard again"
-                )
-            yield member
-            offset = member.offset + -(-member.size // _BLOCK) * _BLOCK
-    finally:
-        os.close(descriptor)
-
-
-def _member(block: bytes, offset: int) -> _Member | None:
-    """What a header (ustar) announces; None where its check sum says that it is none."""
-    head = block[:_BLOCK]
-    try:
-        size, checksum = int(head[124:136].rstrip(b" \0"), 8), int(head[148:156].strip(b" \0"), 8)
-        name = head[:100].rstrip(b"\0").decode()
-    except ValueError:
-        return None
-    if sum(head) - sum(head[148:156]) + 8 * ord(" ") != checksum:
-        return None
-    return _Member(name, offset + _BLOCK, size, block[_BLOCK : _BLOCK + size])
 
 
 def _list_folders(root: Path, shard: int, marker: dict[str, Any], files: list[Path]) -> Iterator[Listed]:
@@ -179,15 +117,7 @@ def _list_folders(root: Path, shard: int, marker: dict[str, Any], files: list[Pa
 
 def _places(root: Path, shard: int) -> dict[str, tuple[int, int]]:
     """File name -> label and number of each image that a shard's table has."""
-    document, path = read_document(root), root / ShardFiles.of(shard).rows
-    suffix, kind = document["recipe"]["image_format"], kind_of(document)
-    if kind not in ROWS:
-        raise UserError(
-            f"{root} is a {kind} dataset, expected a {' or '.join(ROWS)} one: run `d2r-fast verify {root}`"
-        )
-    try:
-        rows = read_table(ROWS[kind], path)
-    except ValueError as error:
-        raise UserError(f"{root}: {error}: run `d2r-fast verify {root}`") from None
-    written = [row for row in rows if row.status == "written"]
-    return {image_name(row.identity, row.stem, suffix): (row.label, row.image) for row in written}
+    document = read_document(root)
+    suffix = document["recipe"]["image_format"]
+    written = written_rows(root, document, shard)
+    return {f"{row.identity}/{row.file_name(suffix)}": (row.label, row.image) for row in written}

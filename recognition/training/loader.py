@@ -19,8 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from d2r_fast.engine.console import say
-from d2r_fast.engine.decode import DecodeError, decode
+from d2r_fast.engine.decode import DecodeError
 from d2r_fast.engine.errors import RunError
+from d2r_fast.engine.readers.each import decode_each
+from d2r_fast.engine.readers.plain import PlainReader
+from d2r_fast.engine.readers.reader import Reader
 from d2r_fast.recognition.training.augment import Channels, augment, draw_numbers
 from d2r_fast.recognition.training.augment_config import AugmentConfig
 from d2r_fast.recognition.training.training_set import TrainingSet
@@ -58,11 +61,13 @@ class Loader:
         augment: AugmentConfig,
         num_threads: int,
         max_unreadable: int,
+        reader: Reader | None = None,
     ) -> None:
         self.training_set = training_set
         self.device = torch.device(device)
         self.channels, self.config = channels, augment
         self.num_threads, self.max_unreadable = num_threads, max_unreadable
+        self.reader: Reader = reader or PlainReader()
         self.faults: dict[int, str] = {}
         self.num_resized = 0
 
@@ -96,7 +101,8 @@ class Loader:
             len(rows), SIDE, SIDE, 3, dtype=torch.uint8, pin_memory=self.device.type == "cuda"
         )
         samples = torch.from_numpy(rows.copy())
-        chunks = [slice(start, start + _CHUNK) for start in range(0, len(rows), _CHUNK)]
+        size = max(_CHUNK, self.reader.num_at_once)
+        chunks = [slice(start, start + size) for start in range(0, len(rows), size)]
         parts = [pool.submit(self._fill, pixels.numpy()[chunk], rows[chunk]) for chunk in chunks]
         draws = pool.submit(draw_numbers, samples, config=self.config, seed=seed, epoch=epoch)
         return _Batch(samples, pixels, parts, draws)
@@ -104,15 +110,16 @@ class Loader:
     def _fill(self, pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> list[str | bool]:
         """Decode images into `pixels`. For each: whether it was resized, or why it cannot be used."""
         found: list[str | bool] = []
-        for place, row in zip(pixels, rows, strict=True):
+        images = decode_each(self.reader, self.training_set.read, rows.tolist())
+        for place, image in zip(pixels, images, strict=True):
+            if isinstance(image, OSError):
+                found.append(image.strerror or str(image))
+                continue
             try:
-                image = decode(self.training_set.read(int(row)))
                 place[:], resized = fit(image)
                 found.append(resized)
             except DecodeError as error:
                 found.append(error.reason)
-            except OSError as error:
-                found.append(error.strerror or str(error))
         return found
 
     def _finish(self, batch: "_Batch", seed: int, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -181,12 +188,14 @@ class _Batch:
     draws: Future[torch.Tensor]
 
 
-def fit(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool]:
+def fit(image: NDArray[np.uint8] | DecodeError) -> tuple[NDArray[np.uint8], bool]:
     """The image uint8 (H, W, 3) at 112x112, and whether it had to be scaled for that.
 
     Raises:
-        DecodeError: it is not square.
+        DecodeError: it is none, or not square.
     """
+    if isinstance(image, DecodeError):
+        raise image
     height, width = image.shape[:2]
     if (height, width) == (SIDE, SIDE):
         return image, False

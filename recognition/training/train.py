@@ -15,6 +15,7 @@ from d2r_fast.engine.backends.cuda import compute_exactly
 from d2r_fast.engine.console import say
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.files import make_folder
+from d2r_fast.engine.readers.reader import describe_reader
 from d2r_fast.recognition.backbone_config import BackboneConfig
 from d2r_fast.recognition.export_onnx import export_recogniser
 from d2r_fast.recognition.network_file import load_network, network_file, save_network, weights_sha256
@@ -151,6 +152,7 @@ def describe(
         "recipe": recipe,
         "data": {**counts, "fingerprint": data.fingerprint()},
         "benchmarks": validation.digests if validation else None,
+        **describe_reader(config.reader),
     }
 
 

@@ -4,9 +4,9 @@
     images = mix(images, open_training_set(Path("casia"), num_identities=200))
     data, label = images.read(7), images.labels[7]
 
-Four forms are known: our own datasets (webdataset shards or image folders), a folder with one sub-folder per
-identity, and InsightFace's RecordIO (train.rec and train.idx). Opening reads headers and lists names; images
-are read when asked for, from any number of threads.
+Our own datasets (webdataset shards or image folders) and InsightFace's RecordIO (train.rec and train.idx) are known
+by their files; everything else is opened as a source: a folder with one sub-folder per identity, zips, tars, parquet.
+Opening reads headers and lists names; images are read when asked for, from any number of threads.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.marker import DOCUMENT
+from d2r_fast.engine.sources.record_files import INDEX, RECORDS
 from d2r_fast.kernels.noise import identity_key
 
 _AT_ONCE = 1 << 16
@@ -106,19 +107,19 @@ def open_training_set(path: Path, *, num_identities: int | None = None, seed: in
 def _open(path: Path) -> TrainingSet:
     # Here, since these modules build upon this one.
     from d2r_fast.recognition.training.dataset_set import open_dataset_set
-    from d2r_fast.recognition.training.folder_set import FolderSet
-    from d2r_fast.recognition.training.record_set import INDEX, RECORDS, RecordSet
+    from d2r_fast.recognition.training.record_set import RecordSet
+    from d2r_fast.recognition.training.source_set import SourceSet
 
-    if not path.is_dir():
+    if not path.exists():
         raise UserError(
-            f"training set {path} is no folder: give a dataset of d2r-fast, a folder laid out as "
-            f"<identity>/<image>, or one with {RECORDS} and {INDEX}"
+            f"training set {path} does not exist: give a dataset of d2r-fast, a folder laid out as "
+            f"<identity>/<image>, a .zip, .tar or .parquet of one, or a folder with {RECORDS} and {INDEX}"
         )
     if (path / DOCUMENT).exists():
         return open_dataset_set(path)
     if (path / RECORDS).exists() or (path / INDEX).exists():
         return RecordSet(path)
-    return FolderSet(path)
+    return SourceSet(path)
 
 
 def check_training_set(images: TrainingSet) -> Summary:

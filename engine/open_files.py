@@ -11,7 +11,10 @@ MAX_OPEN = 256
 
 
 class OpenFiles:
-    """Files that are opened at their first read and closed when this object goes."""
+    """Files that are opened at their first read and closed when this object goes.
+
+    Reads have no place of their own in a file, so a forked process reads by what its parent opened.
+    """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = tuple(paths)
@@ -32,15 +35,24 @@ class OpenFiles:
 
     def _read_first(self, number: int, size: int, offset: int) -> bytes:
         descriptor = os.open(self._paths[number], os.O_RDONLY)
-        with self._lock:
-            keep = len(self._open) < MAX_OPEN and number not in self._open
-            if keep:
-                self._open[number] = descriptor
+        keep = self._keep(number, descriptor)
         try:
             return os.pread(descriptor, size, offset)
         finally:
             if not keep:
                 os.close(descriptor)
+
+    def _keep(self, number: int, descriptor: int) -> bool:
+        """Whether the file stays open. Never waits: a process forked while a thread was here would wait for ever."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            keep = len(self._open) < MAX_OPEN and number not in self._open
+            if keep:
+                self._open[number] = descriptor
+            return keep
+        finally:
+            self._lock.release()
 
 
 def _close(descriptors: dict[int, int]) -> None:

@@ -1,24 +1,24 @@
-"""A training set of image files: one sub-folder per identity, in natural order."""
+"""A training set of any source: a folder of identities, zips, tars, parquet."""
 
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r_fast.engine.source import open_source
+from d2r_fast.engine.source import Image, open_source
 from d2r_fast.recognition.training.training_set import fingerprint
 
 
-class FolderSet:
-    """<identity>/<image>, as engine.source reads it; identities without images have no label.
+class SourceSet:
+    """Identities and images in a source's order; identities without images have no label.
 
     Raises:
         UserError: as open_source does.
     """
 
     def __init__(self, root: Path) -> None:
-        self.root, self.name = root, root.resolve().name
         self._source = open_source(root)
+        self.root, self.name = root, root.resolve().name
         everyone = self._source.identities
         self._identities = [identity for identity in everyone if identity.images]
         self.num_empty = len(everyone) - len(self._identities)
@@ -28,11 +28,11 @@ class FolderSet:
         self.labels: NDArray[np.int64] = np.repeat(np.arange(self.num_classes), counts)
 
     def read(self, index: int) -> bytes:
-        return self._path(index).read_bytes()
+        return self._source.read(self._image(index))
 
     def key(self, index: int) -> str:
-        path = self._path(index)
-        return f"{path.parent.name}/{path.name}"
+        image = self._image(index)
+        return f"{image.identity}/{image.name}"
 
     def class_name(self, label: int) -> str:
         return self._identities[label].name
@@ -40,6 +40,6 @@ class FolderSet:
     def fingerprint(self) -> str:
         return fingerprint(self)
 
-    def _path(self, index: int) -> Path:
+    def _image(self, index: int) -> Image:
         label = int(self.labels[index])
-        return self._identities[label].images[index - int(self._first[label])].path
+        return self._identities[label].images[index - int(self._first[label])]

@@ -10,7 +10,7 @@ labels, which take the place of the header's own where there are any, then the b
 
 import struct
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,32 +232,56 @@ def open_writer(folder: Path) -> Iterator[RecordWriter]:
         yield RecordWriter(records, files.enter_context(open_atomic(folder / "train.idx")))
 
 
-def write_identities(folder: Path, identities: Iterable[Iterable[bytes]]) -> None:
+def write_identities(folder: Path, images: Iterable[bytes], *, counts: Sequence[int]) -> None:
     """A set in InsightFace's own form: images by identity from key 1, after them a record for each identity.
 
     Record 0 says (A, B): keys 1 to A-1 are images, A to B-1 identities with their [first, last) image keys.
 
+    Args:
+        images: the files, identity after identity.
+        counts: images of each identity.
+
     Raises:
-        RunError, UserError: as open_writer does.
+        UserError: there are more than labels can number; or as open_writer does.
+        RunError: as open_writer does.
     """
-    classes = [list(images) for images in identities]
-    num_images = sum(map(len, classes))
+    end = 1 + sum(counts)
+    head = _labelled(end, end + len(counts))
+    labels = (label for label, count in enumerate(counts) for _ in range(count))
     with open_writer(folder) as writer:
-        writer.write(0, _labelled(num_images + 1, num_images + 1 + len(classes)))
-        key = 1
-        for label, images in enumerate(classes):
-            for image in images:
-                writer.write(key, Record(np.array([label], np.float32), image, id=key))
-                key += 1
+        writer.write(0, head)
+        for key, (label, image) in enumerate(zip(labels, images, strict=True), start=1):
+            writer.write(key, _image(key, label, image))
         first = 1
-        for label, images in enumerate(classes):
-            writer.write(key + label, _labelled(first, first + len(images)))
-            first += len(images)
+        for key, count in enumerate(counts, start=end):
+            writer.write(key, _labelled(first, first + count))
+            first += count
+
+
+def write_images(folder: Path, images: Iterable[tuple[int, int, bytes]]) -> None:
+    """A set in im2rec's form: records of (key, label, file) as they come, and none of identities.
+
+    Raises:
+        UserError: a label is more than float32 holds exactly; or as open_writer does.
+        RunError: as open_writer does.
+    """
+    with open_writer(folder) as writer:
+        for key, label, image in images:
+            writer.write(key, _image(key, label, image))
+
+
+def _image(key: int, label: int, data: bytes) -> Record:
+    return Record(_exact(label), data, id=key)
 
 
 def _labelled(*labels: int) -> Record:
+    return Record(_exact(*labels), b"", flag=len(labels))
+
+
+def _exact(*labels: int) -> NDArray[np.float32]:
     if max(labels) > _EXACT:
         raise UserError(
-            f"{max(labels):,} images and identities: labels are float32, exact up to {_EXACT:,} only"
+            f"{max(labels):,} images and identities: InsightFace's records number them by float32, exact up to "
+            f"{_EXACT:,}: split the set, or use --layout im2rec, where labels alone have to be"
         )
-    return Record(np.array(labels, np.float32), b"", flag=len(labels))
+    return np.array(labels, np.float32)
