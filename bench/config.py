@@ -8,10 +8,18 @@ from pydantic import Field
 from d2r_fast.engine.config import Backend, Frozen, Precision
 
 Section = Literal[
-    "networks", "detector", "paths", "scheduler", "pipeline", "kernels", "recognition", "translation"
+    "networks",
+    "detector",
+    "paths",
+    "scheduler",
+    "pipeline",
+    "kernels",
+    "recognition",
+    "readers",
+    "translation",
 ]
 SECTIONS: tuple[Section, ...] = (
-    "networks", "detector", "paths", "scheduler", "pipeline", "kernels", "recognition",
+    "networks", "detector", "paths", "scheduler", "pipeline", "kernels", "recognition", "readers",
     "translation",
 )  # fmt: skip
 

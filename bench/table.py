@@ -61,17 +61,17 @@ def read_documents(folder: Path) -> list[Json]:
     return list(latest.values())
 
 
-def fill_in(text: str, table: str) -> str:
+def fill_in(text: str, table: str, *, begin: str = BEGIN, end: str = END) -> str:
     """The text with the table between its markers.
 
     Raises:
         UserError: it has no markers.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"no {BEGIN} and {END} in the text: put both where the table is to stand")
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+    before, opened, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not opened or not closed:
+        raise UserError(f"no {begin} and {end} in the text: put both where the table is to stand")
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 def main() -> None:

@@ -1,8 +1,10 @@
 """Embed source images: decode, align where they are not aligned yet, recognise."""
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
@@ -13,17 +15,21 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from d2r_fast.engine.accept import can_align
+from d2r_fast.engine.ahead import ahead
 from d2r_fast.engine.align import align
 from d2r_fast.engine.backend import open_recogniser
-from d2r_fast.engine.config import Precision
+from d2r_fast.engine.config import Precision, ReaderName
 from d2r_fast.engine.console import Meter, say
-from d2r_fast.engine.decode import DecodeError, decode
+from d2r_fast.engine.decode import DecodeError
 from d2r_fast.engine.detect import Detector, load_detector
 from d2r_fast.engine.device import find_device
 from d2r_fast.engine.embedding_file import EmbeddingWriter
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.files import check_out, write_atomic
 from d2r_fast.engine.marker import dump_line
+from d2r_fast.engine.readers.each import decode_each, in_parts
+from d2r_fast.engine.readers.plain import PlainReader
+from d2r_fast.engine.readers.reader import Pixels, Reader, describe_reader, open_reader
 from d2r_fast.engine.recogniser import Recogniser
 from d2r_fast.engine.rows import Problem, as_dict
 from d2r_fast.engine.source import Image, Source, open_images
@@ -46,6 +52,7 @@ class Embedder:
     recogniser: Recogniser
     detector: Detector
     alignment: Alignment
+    reader: Reader = field(default_factory=PlainReader)
 
     def crop(self, data: bytes) -> NDArray[np.uint8]:
         """An aligned crop of the largest face: uint8 (H,W,3) RGB, of the recogniser's size.
@@ -53,10 +60,15 @@ class Embedder:
         Raises:
             UnusableImage: not decodable, or no face in an image that has to be aligned.
         """
-        try:
-            image = decode(data)
-        except DecodeError as error:
-            raise UnusableImage("decode", str(error)) from None
+        (image,) = self.reader.decode([data])
+        return self.cut(image)
+
+    def cut(self, image: Pixels | DecodeError | OSError) -> Pixels:
+        """The same of what a reader found."""
+        if isinstance(image, DecodeError):
+            raise UnusableImage("decode", str(image))
+        if isinstance(image, OSError):
+            raise UnusableImage("read", image.strerror or str(image))
         height, width = self.recogniser.size
         fits = image.shape[:2] == (height, width)
         if self.alignment != "detect" and fits:
@@ -88,7 +100,7 @@ UNUSABLE_EMBEDDING = UnusableImage("embed", "embedding is not finite or zero")
 def load_embedder(
     models: Path, *, recogniser: Path | None, alignment: Alignment, detector: str, device: str,
     recogniser_device: str, batch_size: int, recogniser_backend: str = "auto",
-    recogniser_precision: Precision = "fp32", engines: Path | None = None,
+    recogniser_precision: Precision = "fp32", engines: Path | None = None, reader: ReaderName = "plain",
 ) -> Embedder:  # fmt: skip
     """Open what embedding needs from a model folder; `recogniser` takes the place of the folder's own.
 
@@ -107,13 +119,14 @@ def load_embedder(
         batch_size=batch_size,
     )
     finder = load_detector(detector, models_dir=models, device=device, min_face_size=20)
-    return Embedder(network, finder, alignment)
+    num_threads = len(os.sched_getaffinity(0))
+    return Embedder(network, finder, alignment, open_reader(reader, device=device, num_threads=num_threads))
 
 
 def embed_source(
     source: Path, *, models: Path, out: Path, recogniser: Path | None, source_alignment: Alignment, detector: str,
     batch_size: int, device: str, recogniser_device: str, recogniser_backend: str = "auto",
-    recogniser_precision: Precision = "fp32", engines: Path | None = None,
+    recogniser_precision: Precision = "fp32", engines: Path | None = None, reader: ReaderName = "auto",
 ) -> int:  # fmt: skip
     """The `embed` command: every image of a folder into one parquet file; what cannot be is listed beside it."""
     check_out(out)
@@ -124,10 +137,11 @@ def embed_source(
         models, recogniser=recogniser, alignment=source_alignment, detector=detector,
         device=find_device(device), recogniser_device=recogniser_device, batch_size=batch_size,
         recogniser_backend=recogniser_backend, recogniser_precision=recogniser_precision, engines=engines,
+        reader=reader,
     )  # fmt: skip
     problems: list[Problem] = []
     with (
-        EmbeddingWriter.open(out, embedder.recogniser) as writer,
+        EmbeddingWriter.open(out, embedder.recogniser, about=describe_reader(reader)) as writer,
         Meter("embed", total=images.num_images) as meter,
     ):
         for found, embeddings, failed in _embed_all(images, embedder, batch_size):
@@ -158,15 +172,16 @@ def embed_images(
 ) -> Embedded:
     """Embed some images: those that could be, their embeddings (N,D), and an error record for each other."""
 
-    def crop(image: Image) -> NDArray[np.uint8] | UnusableImage:
+    def cut(image: Pixels | DecodeError | OSError) -> Pixels | UnusableImage:
         try:
-            return embedder.crop(source.read(image))
+            return embedder.cut(image)
         except UnusableImage as error:
             return error
-        except OSError as error:
-            return UnusableImage("read", error.strerror or str(error))
 
-    tried = list(zip(images, pool.map(crop, images), strict=True))
+    num_threads = len(os.sched_getaffinity(0))
+    parts = in_parts(images, embedder.reader.num_at_once)
+    decoded = ahead(pool, partial(decode_each, embedder.reader, source.read), parts, depth=num_threads)
+    tried = list(zip(images, ahead(pool, cut, chain.from_iterable(decoded), depth=num_threads), strict=True))
     cropped = [(image, found) for image, found in tried if not isinstance(found, UnusableImage)]
     embeddings, usable = embedder.embed([found for _, found in cropped])
     failed = [problem(image, found) for image, found in tried if isinstance(found, UnusableImage)]

@@ -1,7 +1,7 @@
 """The embedding file: parquet rows (identity, image, embedding), with the recogniser's hash in its metadata."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,12 @@ class EmbeddingWriter:
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path, recogniser: Recogniser) -> Iterator["EmbeddingWriter"]:
-        """A writer; the file appears at `path` when the block ends, and leaves nothing if it raises."""
-        made_by = {"recogniser": recogniser.path.name, "sha256": sha256_file(recogniser.path)}
+    def open(
+        cls, path: Path, recogniser: Recogniser, *, about: Mapping[str, str]
+    ) -> Iterator["EmbeddingWriter"]:
+        """A writer; the file appears at `path` when the block ends, and leaves nothing if it raises. `about` is said
+        in the file beside the recogniser."""
+        made_by = {"recogniser": recogniser.path.name, "sha256": sha256_file(recogniser.path), **about}
         columns = schema(recogniser.embedding_dim).with_metadata({"d2r_fast": json.dumps(made_by)})
         with open_atomic(path) as file, pq.ParquetWriter(file, columns) as writer:
             rows = cls(writer)

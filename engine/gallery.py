@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from d2r_fast.engine.decode import DecodeError, decode
-from d2r_fast.engine.errors import RunError
-from d2r_fast.engine.marker import ShardFiles, image_name, kind_of
+from d2r_fast.engine.errors import RunError, UserError
+from d2r_fast.engine.marker import ShardFiles, kind_of
 from d2r_fast.engine.rows import ROWS, AnyImageRow, IdentityRow, ImageRow, Row
+from d2r_fast.engine.source import Source, open_source
 from d2r_fast.engine.summary import Summary
 
 PICTURE_SIZE = 112
@@ -75,7 +76,7 @@ class Exhibit:
         return float(np.mean(known)) if known else None
 
 
-def exhibits(summary: Summary, *, limit: int) -> list[Exhibit]:
+def exhibits(summary: Summary, *, limit: int, renders: Source | None = None) -> list[Exhibit]:
     """Up to `limit` identities, evenly spread over the finished shards, in the order of their labels.
 
     Raises RunError where a shard's files are damaged.
@@ -93,18 +94,28 @@ def exhibits(summary: Summary, *, limit: int) -> list[Exhibit]:
         images = _read_images(summary, shard, [row for found in visible.values() for row in found])
         for identity in identities:
             label = identity.label
-            groups = _group(summary, identity, visible[label], images)
+            groups = _group(renders, identity, visible[label], images)
             num_failed = len(by_label[label]) - len(drawn[label])
             shown.append(Exhibit(identity, groups, num_failed, len(drawn[label]) - len(visible[label])))
     return shown
 
 
-def render_picture(source: Path | None, identity: str, name: str) -> str | None:
-    """A render as a data URI; None where it is gone, unreadable or nobody knows where it was."""
+def open_renders(path: Path | None) -> Source | None:
+    """The source that a dataset was made from; None where it is gone, or nobody knows where it was."""
+    if path is None:
+        return None
+    try:
+        return open_source(path)
+    except UserError:
+        return None
+
+
+def render_picture(source: Source | None, identity: str, name: str) -> str | None:
+    """A render as a data URI; None where it is gone or unreadable."""
     if source is None:
         return None
     try:
-        return picture((source / identity / name).read_bytes())
+        return picture(source.read(source.image(identity, name)))
     except OSError:
         return None
 
@@ -146,9 +157,7 @@ def _read_images(summary: Summary, shard: int, rows: Iterable[AnyImageRow]) -> d
     suffix = summary.document["recipe"]["image_format"]
     wanted = {row.key: row for row in rows if row.status == "written"}
     if summary.document["format"] == "imagefolder":
-        paths = {
-            key: summary.folder / image_name(row.identity, row.stem, suffix) for key, row in wanted.items()
-        }
+        paths = {key: summary.folder / row.identity / row.file_name(suffix) for key, row in wanted.items()}
         return {key: picture(path.read_bytes()) for key, path in paths.items()}
     return _read_tar(summary.folder / ShardFiles.of(shard).tar, {f"{key}.{suffix}": key for key in wanted})
 
@@ -167,11 +176,11 @@ def _read_tar(path: Path, members: dict[str, str]) -> dict[str, str | None]:
 
 
 def _group(
-    summary: Summary, identity: IdentityRow, rows: Iterable[AnyImageRow], images: dict[str, str | None]
+    renders: Source | None, identity: IdentityRow, rows: Iterable[AnyImageRow], images: dict[str, str | None]
 ) -> list[Group]:
     """Images by the render they are drawn from, in the order of the identity's sources."""
-    source, person = summary.log.source, identity.identity
-    groups = {name: Group(name, render_picture(source, person, name)) for name in identity.sources}
+    person = identity.identity
+    groups = {name: Group(name, render_picture(renders, person, name)) for name in identity.sources}
     for row in rows:
         assert row.source is not None, "images without a render are not shown"
         group = groups.setdefault(row.source, Group(row.source, None))

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from tyro.conf import FlagCreatePairsOff, Positional
 
-from d2r_fast.engine.config import Frozen, Precision
+from d2r_fast.engine.config import Frozen, Precision, ReaderName
 from d2r_fast.recognition.evaluation.fusion import parse_fusion
 
 
@@ -37,6 +37,9 @@ class EvaluateConfig(Frozen):
     """Crops embedded at once."""
     precision: Precision = "fp32"
     """Arithmetic of the network."""
+    reader: ReaderName = "auto"
+    """Who decodes and aligns: plain (Pillow) or dali (NVIDIA DALI; on CUDA JPEG is decoded and aligned there). auto is
+    plain: on a CPU the networks set the pace, though dali is faster there too."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
 

@@ -20,7 +20,10 @@ from d2r_fast.engine.backends.threads import LoneThreads
 from d2r_fast.engine.console import Meter, say
 from d2r_fast.engine.decode import DecodeError
 from d2r_fast.engine.errors import RunError, UserError
-from d2r_fast.recognition.evaluation.crops import SIZE, Crops, LooseCrops
+from d2r_fast.engine.readers.each import in_parts
+from d2r_fast.engine.readers.plain import PlainReader
+from d2r_fast.engine.readers.reader import Reader
+from d2r_fast.recognition.evaluation.crops import Crops, LooseCrops
 
 AHEAD = 2
 """Batches that are read while one is embedded; with it they bound the memory."""
@@ -46,6 +49,7 @@ class Embedded:
 def embed_crops(
     crops: Crops, embed: Embed, *, title: str, flip: bool = True, batch_size: int = 128,
     max_unreadable: int = 0, dtype: type[np.float32] | type[np.float64] = np.float32, leave_zeros: bool = False,
+    reader: Reader | None = None,
 ) -> Embedded:  # fmt: skip
     """Embeddings of all crops, in their order; `dtype` is what mirror images are added in.
 
@@ -58,6 +62,7 @@ def embed_crops(
         max_unreadable: images to do without. Of more than these all are counted, and no more of them embedded.
         dtype: of the result.
         leave_zeros: do without images whose embedding is zero too.
+        reader: who decodes and aligns; the plain one by default.
 
     Raises:
         UserError: more than `max_unreadable` images cannot be used; the line counts them and names the first.
@@ -68,7 +73,7 @@ def embed_crops(
     readable = np.zeros(len(crops), bool)
     unreadable: list[str] = []
     with Meter(title, total=len(crops)) as meter:
-        for start, batch in _batches(crops, batch_size):
+        for start, batch in _batches(crops, batch_size, reader or PlainReader()):
             found = [crop for crop in batch if not isinstance(crop, DecodeError)]
             rows = start + np.flatnonzero([not isinstance(crop, DecodeError) for crop in batch])
             unreadable += [
@@ -137,14 +142,15 @@ def _judge(title: str, unreadable: list[str], num_crops: int, limit: int) -> Non
 _Read = NDArray[np.uint8] | DecodeError
 
 
-def _batches(crops: Crops, size: int) -> Iterator[tuple[int, list[_Read]]]:
+def _batches(crops: Crops, size: int, reader: Reader) -> Iterator[tuple[int, list[_Read]]]:
     """Start and content of each batch, read in threads ahead of use."""
-    pending: deque[tuple[int, list[Future[_Read]]]] = deque()
+    pending: deque[tuple[int, list[Future[list[_Read]]]]] = deque()
     readers = _Readers(len(os.sched_getaffinity(0)))
     try:
         for start in range(0, len(crops), size):
             rows = range(start, min(start + size, len(crops)))
-            pending.append((start, [readers.submit(crops, row) for row in rows]))
+            parts = in_parts(rows, reader.num_at_once)
+            pending.append((start, [readers.submit(crops, part, reader) for part in parts]))
             if len(pending) > AHEAD:
                 yield _collect(*pending.popleft())
         while pending:
@@ -156,21 +162,12 @@ def _batches(crops: Crops, size: int) -> Iterator[tuple[int, list[_Read]]]:
 class _Readers(LoneThreads):
     """A thread per core; torch aligns in each alone, as several threads of several each would stand in line."""
 
-    def submit(self, crops: Crops, row: int) -> Future[_Read]:
-        return self._pool.submit(_read, crops, row)
+    def submit(self, crops: Crops, rows: tuple[int, ...], reader: Reader) -> Future[list[_Read]]:
+        return self._pool.submit(crops.read_each, rows, reader)
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
 
-def _collect(start: int, futures: list[Future[_Read]]) -> tuple[int, list[_Read]]:
-    return start, [future.result() for future in futures]
-
-
-def _read(crops: Crops, index: int) -> _Read:
-    try:
-        crop = crops.read(index)
-    except DecodeError as error:
-        return error
-    assert crop.shape == (SIZE, SIZE, 3), crop.shape
-    return crop
+def _collect(start: int, futures: list[Future[list[_Read]]]) -> tuple[int, list[_Read]]:
+    return start, [crop for future in futures for crop in future.result()]

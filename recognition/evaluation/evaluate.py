@@ -1,5 +1,6 @@
 """The `evaluate` command: networks on benchmarks, into tables, curves and a page."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 from d2r_fast.engine.console import say
 from d2r_fast.engine.device import find_device
 from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.readers.reader import describe_reader, open_reader
 from d2r_fast.recognition.embedder import open_embedder
 from d2r_fast.recognition.evaluation.config import EvaluateConfig, split_suites
 from d2r_fast.recognition.evaluation.crops import SIZE
@@ -44,13 +46,16 @@ def evaluate(config: EvaluateConfig) -> int:
         fusion=parse_fusion(config.ijb_fusion),
         batch_size=config.batch_size,
         max_unreadable=config.max_unreadable,
+        reader=open_reader(
+            config.reader, device=find_device(config.device), num_threads=len(os.sched_getaffinity(0))
+        ),
     )
     with hold(config.out) as folder:
         digests = {suite.name: digest(suite.files()) for suite in suites}
         stamps = {suite.name: stamp(suite.image_folders()) for suite in suites}
         candidates = open_candidates(config)
         claim(folder, {run: candidate.name for run, candidate in candidates.items()})
-        shared = {"schema": SCHEMA, "precision": config.precision}
+        shared = {"schema": SCHEMA, "precision": config.precision, **describe_reader(config.reader)}
         results: dict[str, list[SuiteResult]] = {}
         for run, candidate in candidates.items():
             say(f"evaluating {run or config.network.name}: {candidate.name}")
@@ -125,6 +130,7 @@ def _about(
         "precision": config.precision,
         "max_unreadable": settings.max_unreadable,
         "benchmark_sha256": dict(digests),
+        **describe_reader(config.reader),
     }
     return about
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.readers.reader import Reader
 from d2r_fast.recognition.evaluation.bin_file import BinPairs
 from d2r_fast.recognition.evaluation.crops import Crops, EncodedCrops
 from d2r_fast.recognition.evaluation.embed_crops import Embed, embed_crops
@@ -48,6 +49,7 @@ def verify_pairs(
     flip: bool = True,
     batch_size: int = 128,
     max_unreadable: int = 0,
+    reader: Reader | None = None,
 ) -> SuiteResult:
     """Ten-fold accuracy, TARs and curve of a network on pairs.
 
@@ -61,7 +63,7 @@ def verify_pairs(
     started_s = time.monotonic()
     found = embed_crops(
         pairs.crops, embed, title=suite, flip=flip, batch_size=batch_size, max_unreadable=max_unreadable,
-        dtype=np.float64,
+        dtype=np.float64, reader=reader,
     )  # fmt: skip
     usable = found.readable[pairs.rows].reshape(-1, 2).all(axis=1)
     rows, same = pairs.rows[np.repeat(usable, 2)], pairs.same[usable]

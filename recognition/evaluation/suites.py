@@ -8,13 +8,15 @@ RFW/ or rfw/                         txts and data in it or in its folder test; 
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
 from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.readers.plain import PlainReader
+from d2r_fast.engine.readers.reader import Reader
 from d2r_fast.recognition.evaluation.bin_file import read_bin
 from d2r_fast.recognition.evaluation.embed_crops import Embed
 from d2r_fast.recognition.evaluation.fusion import Fusion
@@ -37,6 +39,7 @@ class Settings:
     fusion: Fusion
     batch_size: int
     max_unreadable: int
+    reader: Reader = field(default_factory=PlainReader)
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class IjbSuite(Suite):
     def measure(self, embed: Embed, settings: Settings) -> SuiteResult:
         return verify_ijb(
             read_ijb(self.parts), embed, suite=self.name, fusion=settings.fusion,
-            batch_size=settings.batch_size, max_unreadable=settings.max_unreadable,
+            batch_size=settings.batch_size, max_unreadable=settings.max_unreadable, reader=settings.reader,
         )  # fmt: skip
 
 
@@ -219,5 +222,5 @@ def _places(name: str) -> str:
 def _verify(pairs: Pairs, embed: Embed, name: str, settings: Settings) -> SuiteResult:
     return verify_pairs(
         pairs, embed, suite=name, flip=settings.flip, batch_size=settings.batch_size,
-        max_unreadable=settings.max_unreadable,
+        max_unreadable=settings.max_unreadable, reader=settings.reader,
     )  # fmt: skip

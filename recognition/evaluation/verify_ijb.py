@@ -7,6 +7,7 @@ import numpy as np
 
 from d2r_fast.engine.console import say
 from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.readers.reader import Reader
 from d2r_fast.recognition.evaluation.embed_crops import Embed, Embedded, embed_crops
 from d2r_fast.recognition.evaluation.fusion import Fusion
 from d2r_fast.recognition.evaluation.ijb import Ijb
@@ -16,8 +17,9 @@ from d2r_fast.recognition.evaluation.templates import aggregate, score_templates
 
 
 def verify_ijb(
-    ijb: Ijb, embed: Embed, *, suite: str, fusion: Fusion, batch_size: int = 128, max_unreadable: int = 0
-) -> SuiteResult:
+    ijb: Ijb, embed: Embed, *, suite: str, fusion: Fusion, batch_size: int = 128, max_unreadable: int = 0,
+    reader: Reader | None = None,
+) -> SuiteResult:  # fmt: skip
     """TARs and curve of a network on pairs of templates, by `fusion`, and by the three that share its flip beside it:
     they cost a minute where embedding costs hours.
 
@@ -30,8 +32,9 @@ def verify_ijb(
     """
     started_s = time.monotonic()
     found = embed_crops(
-        ijb.crops, embed, title=suite, flip=fusion.flip, batch_size=batch_size, max_unreadable=max_unreadable
-    )
+        ijb.crops, embed, title=suite, flip=fusion.flip, batch_size=batch_size, max_unreadable=max_unreadable,
+        reader=reader,
+    )  # fmt: skip
     present = _present(ijb, found, suite)
     curves: dict[str, Roc] = {}
     for one in fusion.of_same_flip():

@@ -1,15 +1,17 @@
 """Aligned crops of a training set: which to look at, and their pixels."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r_fast.engine.decode import DecodeError, decode
-from d2r_fast.recognition.evaluation.crops import to_side
+from d2r_fast.engine.decode import DecodeError
+from d2r_fast.engine.readers.each import decode_each
+from d2r_fast.engine.readers.reader import Pixels, Reader
+from d2r_fast.recognition.evaluation.crops import Crops, to_crop
 from d2r_fast.recognition.training.training_set import TrainingSet
 
 
@@ -22,7 +24,7 @@ class Unusable:
 
 
 @dataclass(frozen=True)
-class ChosenCrops:
+class ChosenCrops(Crops):
     """The images of a set at `indices` (N,), as crops of 112x112; what cannot be read is remembered."""
 
     images: TrainingSet
@@ -36,20 +38,21 @@ class ChosenCrops:
         """The image's key."""
         return self.images.key(int(self.indices[index]))
 
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """The crop, uint8 (112,112,3) RGB; a square image of another size is resized.
-
-        Raises:
-            DecodeError: it cannot be read, is no image, or not square.
-        """
-        try:
-            return to_side(decode(self.images.read(int(self.indices[index]))))
-        except DecodeError as error:
-            self._reasons[index] = error.reason
-            raise
-        except OSError as error:
-            self._reasons[index] = error.strerror or "cannot be read"
-            raise DecodeError(self._reasons[index]) from None
+    def read_each(self, indices: Sequence[int], reader: Reader) -> list[Pixels | DecodeError]:
+        """The crops, uint8 (112,112,3) RGB, square images of another size resized; or why one is not usable."""
+        images = decode_each(reader, self.images.read, self.indices[list(indices)].tolist())
+        found = [
+            DecodeError(image.strerror or "cannot be read") if isinstance(image, OSError) else to_crop(image)
+            for image in images
+        ]
+        self._reasons.update(
+            {
+                index: crop.reason
+                for index, crop in zip(indices, found, strict=True)
+                if isinstance(crop, DecodeError)
+            }
+        )
+        return found
 
     def try_read(self, index: int) -> NDArray[np.uint8] | None:
         """The same; None where it cannot be read."""
