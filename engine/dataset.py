@@ -8,13 +8,16 @@
         totals = dataset.finish()
 
 `dataset.json` says what the dataset is. It is written once, and a run that would make anything else is
-refused, so all that a folder ever holds is parts of one dataset. `_SUCCESS` is written when it is whole.
+refused, so all that a folder ever holds is parts of one dataset. `_SUCCESS` is written when it is whole, by whoever
+finishes the last shard: several processes may each have a range of them.
 """
 
 import json
 import os
+import re
+import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -23,43 +26,53 @@ from typing import Any
 from d2r_fast.engine.card import render_card
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.files import disk_errors, make_folder, remove_stale, write_atomic
-from d2r_fast.engine.folder_lock import refuse_foreign, sign_lock, take_lock
+from d2r_fast.engine.folder_lock import alone, refuse_foreign, sign_lock, take_lock
 from d2r_fast.engine.marker import (
     CARD,
     COUNTS,
     DOCUMENT,
     EVENTS,
     SUCCESS,
+    WORKERS,
     document_digest,
     dump,
     dump_line,
+    events_name,
+    is_events,
     read_document,
     read_marker,
 )
 
+_TEMPORARY = re.compile(r"^\.(\d{5,})[._]")
+"""What a shard's file is called while it is written."""
 _SHOWN = 8
 """Differences to name when a document does not match; more would not help."""
 
 
 @dataclass(slots=True)
 class Dataset:
-    """A dataset's folder, held by this process until closed.
+    """A dataset's folder, or a range of its shards, held by this process until closed.
 
-    `finished` are the numbers of the shards found finished when it was opened.
+    `shards` are those that this process is to make, None for all; `finished` the numbers of those among them that were
+    found finished when it was opened. `lock` is the descriptor that holds them.
     """
 
     folder: Path
     document: dict[str, Any]
     finished: frozenset[int]
-    _lock: int = field(repr=False)
+    shards: range | None
+    lock: int = field(repr=False)
 
     @classmethod
-    def open(cls, out: str | os.PathLike[str], document: Mapping[str, Any]) -> "Dataset":
+    def open(
+        cls, out: str | os.PathLike[str], document: Mapping[str, Any], *, shards: range | None = None
+    ) -> "Dataset":
         """Take the folder `out` for the dataset that `document` describes; make it if need be.
 
-        `document` is what JSON can hold, with "plan" and "format" in it. Nothing in the folder is touched
-        before it is known to be this dataset's and no other process's, and a new folder bears no document
-        before `begin`: a run that fails to load its models leaves nothing that would bind the next try.
+        `document` is what JSON can hold, with "plan" and "format" in it. With `shards` other processes may take the
+        others. Nothing in the folder is touched before it is known to be this dataset's and no other process's, and a
+        new folder bears no document before `begin`: a run that fails to load its models leaves nothing that would bind
+        the next try.
 
         Raises:
             UserError: `out` is a file, may not be written to, holds something else, or holds a dataset of
@@ -73,19 +86,20 @@ class Dataset:
         _refuse_other(folder, wanted)
         # A document that the card cannot show must not come to light at the end of days of work.
         render_card(wanted, dict.fromkeys(COUNTS, 0))
-        lock = take_lock(folder)
+        lock = take_lock(folder, shards)
         try:
-            sign_lock(lock, folder)
+            sign_lock(lock, folder, shards)
             _refuse_other(folder, wanted)
-            remove_stale(folder)
-            finished = frozenset(shard for shard, _ in _finished(folder, wanted))
-            if len(finished) < wanted["plan"]["num_shards"]:
+            _remove_stale(folder, lock, shards)
+            own = shards or range(wanted["plan"]["num_shards"])
+            finished = frozenset(shard for shard, _ in _finished(folder, wanted, own))
+            if len(finished) < len(own):
                 (folder / SUCCESS).unlink(missing_ok=True)
-            _mend_events(folder / EVENTS)
+            _mend_events(folder / events_name(shards))
         except BaseException:
             os.close(lock)
             raise
-        return cls(folder, wanted, finished, lock)
+        return cls(folder, wanted, finished, shards, lock)
 
     @property
     def num_shards(self) -> int:
@@ -94,49 +108,67 @@ class Dataset:
     @property
     def unfinished(self) -> list[int]:
         """Shards to write, in order."""
-        return [shard for shard in range(self.num_shards) if shard not in self.finished]
+        return [shard for shard in self.shards or range(self.num_shards) if shard not in self.finished]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the dataset is whole, with its card."""
+        return (self.folder / SUCCESS).exists()
 
     def begin(self) -> None:
         """Write dataset.json, if it is not there: from now on the folder is this dataset's."""
-        if not (self.folder / DOCUMENT).exists():
-            write_atomic(self.folder / DOCUMENT, dump(self.document))
+        with alone(self.lock):
+            _forget_workers(self.folder, self.shards)
+            if not (self.folder / DOCUMENT).exists():
+                write_atomic(self.folder / DOCUMENT, dump(self.document))
 
     def log(self, event: str, **details: Any) -> None:
-        """Append a line to events.jsonl: `event`, `time` (Unix, seconds) and `details`."""
+        """Append a line to this run's log: `event`, `time` (Unix, seconds) and `details`."""
         line = dump_line({"event": event, "time": round(time.time(), 3), **details})
-        path = self.folder / EVENTS
+        path = self.folder / events_name(self.shards)
         with disk_errors(path, needed_bytes=len(line)), path.open("ab", buffering=0) as file:
             file.write(line)
 
     def finish(self) -> dict[str, int]:
-        """Write README.md and, last, _SUCCESS; return how many images are wanted, written, rejected, failed.
+        """Write README.md and, last, _SUCCESS, if all shards are there; how many images are wanted, written, rejected
+        and failed: in all of them, or in this process's where others are not done yet.
 
         Doing it again changes nothing, and a card that somebody edited stays as it is.
 
         Raises:
-            RunError: a shard is not finished after all, or the disk is full.
+            RunError: a shard of this process is not finished after all, or the disk is full.
         """
-        finished, totals = set(), dict.fromkeys(COUNTS, 0)
-        for shard, marker in _finished(self.folder, self.document):
-            finished.add(shard)
-            totals = {name: totals[name] + marker[name] for name in COUNTS}
-        missing = [shard for shard in range(self.num_shards) if shard not in finished]
+        _remove_stale(self.folder, self.lock, self.shards)  # a worker may have died
+        counts = {
+            shard: {name: marker[name] for name in COUNTS}
+            for shard, marker in _finished(self.folder, self.document, range(self.num_shards))
+        }
+        own = self.shards or range(self.num_shards)
+        missing = [shard for shard in own if shard not in counts]
         if missing:
             raise RunError(
-                f"{self.folder} lacks {len(missing)} of {self.num_shards} shards (first: {missing[0]:05d}): "
+                f"{self.folder} lacks {len(missing)} of {len(own)} shards (first: {missing[0]:05d}): "
                 "run the same command again"
             )
+        if len(counts) < self.num_shards:
+            return _sum(counts[shard] for shard in own)
+        totals = _sum(counts.values())
+        with alone(self.lock):
+            self._close_up(totals)
+        return totals
+
+    def _close_up(self, totals: dict[str, int]) -> None:
+        shutil.rmtree(self.folder / WORKERS, ignore_errors=True)  # loaders would take it for an identity
         if not (self.folder / CARD).exists():
             write_atomic(self.folder / CARD, render_card(self.document, totals).encode())
         if not (self.folder / SUCCESS).exists():
             write_atomic(self.folder / SUCCESS, b"")
-        return totals
 
     def close(self) -> None:
         """Let go of the folder."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        if self.lock >= 0:
+            os.close(self.lock)
+            self.lock = -1
 
     def __enter__(self) -> "Dataset":
         return self
@@ -147,9 +179,9 @@ class Dataset:
         self.close()
 
 
-def read_events(folder: Path) -> Iterator[dict[str, Any]]:
-    """Events of the dataset in `folder`, oldest first. A line that a kill cut short is passed over."""
-    path = folder / EVENTS
+def read_events(folder: Path, name: str = EVENTS) -> Iterator[dict[str, Any]]:
+    """Events of a log of the dataset in `folder`, oldest first. A line that a kill cut short is passed over."""
+    path = folder / name
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -159,6 +191,11 @@ def read_events(folder: Path) -> Iterator[dict[str, Any]]:
             except ValueError:
                 continue
             yield event
+
+
+def logs(folder: Path) -> list[str]:
+    """Names of the logs of the dataset in `folder`: of whole runs, and of those that made ranges of shards."""
+    return sorted(path.name for path in folder.iterdir() if is_events(path.name))
 
 
 def differences(found: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
@@ -173,6 +210,19 @@ def name_differences(found: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     differing = differences(found, given)
     more = f"; and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
     return "; ".join(differing[:_SHOWN]) + more
+
+
+def check_same(document: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """See that this machine would make the dataset that it is asked for.
+
+    Raises:
+        UserError: it would make another.
+    """
+    differing = name_differences(document, json.loads(dump(found)))
+    if differing:
+        raise UserError(
+            f"{os.uname().nodename} would make another dataset: {differing}. Give it the same files and versions"
+        )
 
 
 def _same(found: Mapping[str, Any], given: Mapping[str, Any], key: str) -> bool:
@@ -206,14 +256,47 @@ def _refuse_other(folder: Path, wanted: Mapping[str, Any]) -> None:
         )
 
 
-def _finished(folder: Path, document: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Finished shards with their markers. Whatever is wrong with the others, they are made again."""
+def _finished(
+    folder: Path, document: Mapping[str, Any], shards: range
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Those of the shards that are finished, with their markers. Whatever is wrong with the others, they are made
+    again."""
     digest = document_digest(document)
-    for shard in range(document["plan"]["num_shards"]):
+    for shard in shards:
         try:
             yield shard, read_marker(folder, shard, format=document["format"], dataset=digest)
         except ValueError:
             continue
+
+
+def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    totals = dict.fromkeys(COUNTS, 0)
+    for one in counts:
+        totals = {name: totals[name] + one[name] for name in COUNTS}
+    return totals
+
+
+def _remove_stale(folder: Path, lock: int, shards: range | None) -> None:
+    """Delete what killed processes left of these shards, and of the files that all share."""
+
+    def is_ours(name: str) -> bool:
+        number = _TEMPORARY.match(name)
+        return shards is None or number is None or int(number[1]) in shards
+
+    with alone(lock):
+        remove_stale(folder, which=is_ours)
+
+
+def _forget_workers(folder: Path, shards: range | None) -> None:
+    """Delete what earlier runs' workers said, of these shards: this process has the lock, so they are gone."""
+    for path in sorted((folder / WORKERS).glob("*.json")):
+        try:
+            span = json.loads(path.read_bytes())["shards"]
+            theirs = None if span is None else range(int(span[0]), int(span[1]))
+        except (OSError, ValueError, TypeError, LookupError):
+            theirs = None
+        if shards is None or theirs is None or (shards.start < theirs.stop and theirs.start < shards.stop):
+            path.unlink(missing_ok=True)
 
 
 def _mend_events(path: Path) -> None:

@@ -20,16 +20,19 @@ DOCUMENT = "dataset.json"
 EVENTS = "events.jsonl"
 CARD = "README.md"
 SUCCESS = "_SUCCESS"
+WORKERS = "workers"
+"""Folder of what the processes at work say of themselves; it goes when the dataset is whole."""
 
 Format = Literal["webdataset", "imagefolder"]
 Status = Literal["written", "rejected", "failed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 COUNTS = ("wanted", *STATUSES)
-GENERATED, TRANSLATED = "generated", "translated"
-"""Kinds of dataset: images drawn of identities, or each made from one of the source's."""
-COMMANDS = {GENERATED: "generate", TRANSLATED: "translate"}
+GENERATED, TRANSLATED, CONVERTED = "generated", "translated", "converted"
+"""Kinds of dataset: images drawn of identities, each made from one of the source's, or the source's own."""
+COMMANDS = {GENERATED: "generate", TRANSLATED: "translate", CONVERTED: "convert"}
 """What makes a dataset, by its kind."""
 
+_EVENTS_FILE = re.compile(r"^events(-\d{5,}-\d{5,})?\.jsonl$")
 _SHARD_FILE = re.compile(r"^(\d{5,})(\.tar|\.parquet|_identities\.parquet|_errors\.jsonl|_stats\.json)$")
 
 
@@ -65,14 +68,19 @@ def shard_number(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def events_name(shards: range | None) -> str:
+    """Name of the log of a run that makes these shards; None: all that are not finished."""
+    return EVENTS if shards is None else f"events-{shards.start:05d}-{shards.stop:05d}.jsonl"
+
+
+def is_events(name: str) -> bool:
+    """Whether a file of this name is a run's log."""
+    return _EVENTS_FILE.match(name) is not None
+
+
 def image_key(label: int, image: int) -> str:
     """Name of an image throughout: tar member, table key."""
     return f"{label:06d}_{image:03d}"
-
-
-def image_name(identity: str, stem: str, image_format: str) -> str:
-    """Where an imagefolder keeps an image, relative to the dataset's folder."""
-    return f"{identity}/{stem}.{image_format}"
 
 
 def dump(value: Any) -> bytes:
@@ -115,12 +123,17 @@ def read_document(folder: Path) -> dict[str, Any]:
 
 
 def kind_of(document: Mapping[str, Any]) -> str:
-    """GENERATED or TRANSLATED; whatever else it is, of a document that no version writes."""
+    """One of the kinds; whatever else it is, of a document that no version writes."""
     return str(document.get("kind", GENERATED))
 
 
-def read_marker(folder: Path, shard: int, *, format: Format, dataset: str) -> dict[str, Any]:
+def read_marker(
+    folder: Path, shard: int, *, format: Format, dataset: str, images: bool = True
+) -> dict[str, Any]:
     """The marker of a finished shard; `dataset` is the document's digest.
+
+    Args:
+        images: whether to look at the sizes of an imagefolder's images, of which there may be millions.
 
     Raises:
         ValueError: the shard does not count as finished; the text says why.
@@ -135,8 +148,8 @@ def read_marker(folder: Path, shard: int, *, format: Format, dataset: str) -> di
     for name in names.listed(format):
         if name not in files:
             raise ValueError(f"{names.stats} does not list {name}")
-    for name, entry in files.items():
-        _check_size(f"{folder}/{name}", name, entry["bytes"])
+    for name in files if images else names.listed(format):
+        _check_size(f"{folder}/{name}", name, files[name]["bytes"])
     return marker
 
 

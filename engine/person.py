@@ -11,7 +11,7 @@ from d2r_fast.engine.config import Recipe
 from d2r_fast.engine.embed import Embedder, embed_images
 from d2r_fast.engine.plan import Job, choose, make_latents, mix, prototype, spread
 from d2r_fast.engine.rows import IdentityRow, Problem
-from d2r_fast.engine.source import FolderSource, Identity
+from d2r_fast.engine.source import Identity, Source
 from d2r_fast.kernels.noise import identity_key
 
 
@@ -46,7 +46,7 @@ class Meeting:
 class Host:
     """What identities are met with, opened once per run."""
 
-    source: FolderSource
+    source: Source
     embedder: Embedder
     recipe: Recipe
     pool: ThreadPoolExecutor

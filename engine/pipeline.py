@@ -6,10 +6,10 @@ a stop goes on where it was.
 """
 
 import importlib.metadata
-from collections import Counter
-from collections.abc import Generator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +18,30 @@ from d2r_fast.engine.backend import PRECISIONS
 from d2r_fast.engine.batch import rows_of
 from d2r_fast.engine.clock import Clock
 from d2r_fast.engine.config import GenerateConfig, Recipe
-from d2r_fast.engine.console import Meter, say
-from d2r_fast.engine.dataset import Dataset
+from d2r_fast.engine.dataset import Dataset, check_same
 from d2r_fast.engine.detect import load_detector
-from d2r_fast.engine.device import device_name, find_device, find_dtype
+from d2r_fast.engine.device import find_device, find_dtype
 from d2r_fast.engine.embed import load_embedder
+from d2r_fast.engine.ends import check_apart, conclude
 from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.executors.maker import Open, Task, members_of
+from d2r_fast.engine.executors.place import absolute, check_no_card, find_place, run_here
+from d2r_fast.engine.executors.share import find_share
 from d2r_fast.engine.files import sha256_file
 from d2r_fast.engine.finish import Finisher
-from d2r_fast.engine.flow import Flow, Members, Stages
+from d2r_fast.engine.flow import Stages
+from d2r_fast.engine.generating import Generating
 from d2r_fast.engine.generator import Arc2FaceGenerator
 from d2r_fast.engine.models.layout import describe_files
 from d2r_fast.engine.offset import read_offset
 from d2r_fast.engine.person import Host
 from d2r_fast.engine.rank import read_ranking
 from d2r_fast.engine.restore import Restorer
-from d2r_fast.engine.rows import ImageRow
-from d2r_fast.engine.shard import Shard
-from d2r_fast.engine.source import FolderSource, Identity, fingerprint, open_source
+from d2r_fast.engine.source import Identity, Source, fingerprint, open_source
 from d2r_fast.engine.step_counts import read_steps
-from d2r_fast.engine.write import check_names, write_shard
-from d2r_fast.engine.write_behind import write_behind
+from d2r_fast.engine.write import check_names
 from d2r_fast.translation.config import TranslateRecipe
+from d2r_fast.translation.methods import cpu_backend
 from d2r_fast.translation.weights import describe_weights
 
 FINISH_BATCH = 8
@@ -67,19 +69,25 @@ def generate(config: GenerateConfig) -> int:
         UserError: the source, the models or a setting cannot be used, or the folder holds another dataset.
         RunError: the disk is full or the folder is in use.
     """
-    device = find_device(config.device)
-    config = settle(config, device)
-    source, members = prepare(config)
-    document = describe(config, source, members)
-    with Dataset.open(config.out, document) as dataset, ThreadPoolExecutor() as pool:
-        if dataset.unfinished:
-            stages = open_stages(config, source, device, pool)
-            make_all(members, stages, dataset, config)
-        counts = dataset.finish()
-    return conclude(counts, out=config.out, max_error_rate=config.max_error_rate)
+    with find_place(config) as place:
+        config = settle(absolute(config) if place.apart else config, place.device)
+        check_no_card("recogniser_device", config.recogniser_device, place)
+        source, members = prepare(config)
+        document = describe(config, source, members)
+        shards = find_share(config, document["plan"]["num_shards"])
+        if shards is not None and not shards:
+            return 0
+        opener = partial(
+            open_maker, config, (source, members) if place.here else None, document if place.apart else None
+        )
+        with Dataset.open(config.out, document, shards=shards) as dataset:
+            if dataset.unfinished:
+                place.run(_task(members, config, opener), dataset)
+            counts = dataset.finish()
+    return conclude(counts, dataset, max_error_rate=config.max_error_rate)
 
 
-def prepare(config: GenerateConfig) -> tuple[FolderSource, list[Identity]]:
+def prepare(config: GenerateConfig) -> tuple[Source, list[Identity]]:
     """The source, and the identities to make in the order of their labels.
 
     Raises:
@@ -91,16 +99,6 @@ def prepare(config: GenerateConfig) -> tuple[FolderSource, list[Identity]]:
     members = select(source, config)
     check_names([identity.name for identity in members], format=config.format)
     return source, members
-
-
-def check_apart(source: Path, out: Path) -> None:
-    """See that the dataset would not become an identity of its own source.
-
-    Raises:
-        UserError: it would.
-    """
-    if out.resolve().is_relative_to(source.resolve()):
-        raise UserError(f"out {out} lies in the source {source}, where it would become an identity")
 
 
 def settle(config: GenerateConfig, device: str) -> GenerateConfig:
@@ -118,7 +116,7 @@ def settle(config: GenerateConfig, device: str) -> GenerateConfig:
     return config.model_copy(update=decided)
 
 
-def select(source: FolderSource, config: GenerateConfig) -> list[Identity]:
+def select(source: Source, config: GenerateConfig) -> list[Identity]:
     """The identities to make, in the order of their labels."""
     found = {identity.name: identity for identity in source.identities}
     members = list(found.values())
@@ -139,7 +137,7 @@ def select(source: FolderSource, config: GenerateConfig) -> list[Identity]:
     return members[:wanted]
 
 
-def describe(config: GenerateConfig, source: FolderSource, members: list[Identity]) -> dict[str, Any]:
+def describe(config: GenerateConfig, source: Source, members: list[Identity]) -> dict[str, Any]:
     """The dataset's identity, as dataset.json holds it: a run that goes on must come to the same document."""
     recipe = {name: getattr(config, name) for name in Recipe.model_fields}
     for name in ("ranking", "clip_offset", "identity_steps", "restore"):
@@ -159,7 +157,7 @@ def describe(config: GenerateConfig, source: FolderSource, members: list[Identit
         "models": models,
         "models_kind": kind,
         "source": {
-            "name": source.root.resolve().name, "fingerprint": fingerprint(members),
+            "name": source.name, "fingerprint": fingerprint(members),
             "num_identities": len(source.identities),
         },
         "versions": {"d2r-fast": d2r_fast.__version__}
@@ -183,9 +181,7 @@ def digest(path: Path) -> str:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
-def open_stages(
-    config: GenerateConfig, source: FolderSource, device: str, pool: ThreadPoolExecutor
-) -> Stages:
+def open_stages(config: GenerateConfig, source: Source, device: str, pool: ThreadPoolExecutor) -> Stages:
     """Load every network the run needs, and refuse what does not fit together."""
     embedder = load_embedder(
         config.models, recogniser=config.recogniser, alignment=config.source_alignment,
@@ -238,69 +234,52 @@ def _open_restorer(config: GenerateConfig, generator: Arc2FaceGenerator) -> Rest
     if config.restore is None:
         return None
     assert config.restore_w is not None, "settled"
+    precision = PRECISIONS[find_dtype(config.dtype, generator.device)]
+    # What is right for the other networks on a CPU may be too inaccurate for this one.
+    accurate = config.backend == "openvino" and precision == "fp32"
     return Restorer.open(
-        config.restore, w=config.restore_w, size=generator.image_size, backend=config.backend,
-        precision=PRECISIONS[find_dtype(config.dtype, generator.device)], engines=config.engines,
-        device=generator.device, batch_size=FINISH_BATCH,
+        config.restore, w=config.restore_w, size=generator.image_size,
+        backend=cpu_backend("codeformer") if accurate else config.backend, precision=precision,
+        engines=config.engines, device=generator.device, batch_size=FINISH_BATCH,
     )  # fmt: skip
+
+
+@contextmanager
+def open_maker(
+    config: GenerateConfig,
+    found: tuple[Source, list[Identity]] | None,
+    document: Mapping[str, Any] | None,
+    device: str,
+    pending: Sequence[int],
+) -> Iterator[Generating]:
+    """What makes shards in this process, with its networks open.
+
+    Args:
+        config: settled.
+        found: what `prepare` gave in this process, or None.
+        document: what the dataset must be here too: for machines that may hold other files. None: it is known to.
+        device: "cpu" or "cuda:N".
+        pending: shards of which some will be made.
+
+    Raises:
+        UserError: as `generate`, or the document differs here.
+    """
+    source, members = found or prepare(config)
+    if document is not None:
+        check_same(document, describe(config, source, members))
+    with ThreadPoolExecutor() as pool:
+        yield Generating(members, open_stages(config, source, device, pool), config)
 
 
 def make_all(members: list[Identity], stages: Stages, dataset: Dataset, config: GenerateConfig) -> None:
-    """Make and write the shards that are not finished."""
-    pending = [(shard, _members(members, shard, config)) for shard in dataset.unfinished]
-    total = len(members) * config.images_per_identity
-    left = sum(len(shard) for _, shard in pending) * config.images_per_identity
-    tally: Counter[str] = Counter()
-    dataset.begin()
-    dataset.log(
-        "start", source=str(stages.host.source.root.resolve()), device=device_name(stages.finisher.generator.device),
-        batch_size=config.batch_size, shards=len(pending),
-    )  # fmt: skip
-    with Meter("generate", total=total, already=total - left) as meter:
-
-        def report(row: ImageRow) -> None:
-            tally[row.status] += 1
-            meter.advance(1, note=", ".join(f"{count} {status}" for status, count in sorted(tally.items())))
-
-        with (
-            closing(Flow(pending, stages, report)) as flow,
-            closing(_write_all(flow, stages, dataset, config)) as markers,
-        ):
-            for marker in markers:
-                dataset.log(
-                    "shard", shard=marker["shard"], stage_s=stages.clock.lap(), images=marker["wanted"]
-                )
+    """Make and write the shards that are not finished, in this process with open networks."""
+    maker = Generating(members, stages, config.model_copy(update={"out": dataset.folder}))
+    device = stages.finisher.generator.device
+    run_here(_task(members, config, lambda *_: nullcontext(maker)), maker, dataset, device=device)
 
 
-def _members(members: list[Identity], shard: int, config: GenerateConfig) -> Members:
-    """The identities of a shard with their labels."""
-    first = shard * config.identities_per_shard
-    return list(enumerate(members[first : first + config.identities_per_shard], first))
+def _task(members: list[Identity], config: GenerateConfig, opener: Open) -> Task:
+    def num_images(shard: int) -> int:
+        return len(members_of(members, shard, config.identities_per_shard)) * config.images_per_identity
 
-
-def _write_all(
-    flow: Flow, stages: Stages, dataset: Dataset, config: GenerateConfig
-) -> Generator[dict[str, Any]]:
-    """Write each shard of the flow while the next ones are made; the markers of those that are on the disk."""
-
-    def write(shard: Shard) -> dict[str, Any]:
-        with stages.clock("write"):
-            return write_shard(
-                dataset.folder, shard.number, rows=shard.rows, images=shard.images, identities=shard.identities,
-                errors=shard.problems, format=config.format, image_format=config.image_format,
-            )  # fmt: skip
-
-    return write_behind(flow, write)
-
-
-def conclude(counts: dict[str, int], *, out: Path, max_error_rate: float) -> int:
-    """Say how it ended; the exit status."""
-    lost = counts["rejected"] + counts["failed"]
-    say(
-        f"{counts['written']} of {counts['wanted']} images written, {counts['rejected']} rejected, "
-        f"{counts['failed']} failed: {out}"
-    )
-    if lost > max_error_rate * counts["wanted"]:
-        say(f"more than --max-error-rate {max_error_rate:g} is missing; `d2r-fast report {out}` shows why")
-        return 3
-    return 0
+    return Task("generate", opener, num_images, total=len(members) * config.images_per_identity)

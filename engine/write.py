@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from webdataset import TarWriter
 
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.files import (
@@ -29,17 +28,17 @@ from d2r_fast.engine.files import (
 from d2r_fast.engine.marker import (
     CARD,
     DOCUMENT,
-    EVENTS,
     SCHEMA,
     STATUSES,
     SUCCESS,
+    WORKERS,
     Format,
     ShardFiles,
     document_digest,
     dump,
     dump_line,
     image_key,
-    image_name,
+    is_events,
     kind_of,
     read_document,
     shard_number,
@@ -73,7 +72,8 @@ def check_names(identities: Iterable[str], *, format: Format) -> None:
         return
     for name in identities:
         if (
-            name in {DOCUMENT, EVENTS, CARD, SUCCESS}
+            name in {DOCUMENT, CARD, SUCCESS, WORKERS}
+            or is_events(name)
             or name.startswith(".")
             or shard_number(name) is not None
         ):
@@ -92,7 +92,7 @@ def write_shard(
     identities: Sequence[IdentityRow],
     errors: Iterable[Problem],
     format: Format,
-    image_format: ImageFormat,
+    image_format: str,
 ) -> dict[str, Any]:
     """Write shard number `shard` of the dataset in `folder`, which has its document, and return its marker.
 
@@ -149,6 +149,8 @@ def _check(
 def _write_tar(
     path: Path, rows: Sequence[AnyImageRow], images: Mapping[str, bytes], suffix: str, *, needed_bytes: int
 ) -> Written:
+    from webdataset import TarWriter  # which imports torch: who writes folders starts sooner
+
     with (
         open_atomic(path, needed_bytes=needed_bytes) as file,
         TarWriter(file, encoder=False, mtime=0, user="", group="", mode=0o644, compress=False) as tar,
@@ -156,7 +158,7 @@ def _write_tar(
         for row in rows:
             if row.status == "written":
                 tar.write({
-                    "__key__": row.key, "cls": str(row.label).encode(), suffix: images[row.key],
+                    "__key__": row.key, "cls": str(row.label).encode(), row.suffix(suffix): images[row.key],
                     "json": row_json(row),
                 })  # fmt: skip
     return file.written()
@@ -174,7 +176,7 @@ def _write_folders(
             new.mkdir(parents=True)
             old.mkdir()
             for row in (row for row in rows if row.status == "written"):
-                name = image_name(row.identity, row.stem, suffix)
+                name = f"{row.identity}/{row.file_name(suffix)}"
                 (new / row.identity).mkdir(exist_ok=True)
                 files[name] = write_synced(new / name, images[row.key])
             for identity in sorted(new.iterdir()):

@@ -184,7 +184,7 @@ def test_lock_goes_with_the_process_that_held_it(tmp_path: Path) -> None:
 
 
 def test_refused_folder_is_unlocked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RunError("no")
 
     with monkeypatch.context() as patch:

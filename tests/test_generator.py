@@ -166,7 +166,7 @@ def test_bytes_do_not_depend_on_the_slot_or_the_neighbours(generator: Arc2FaceGe
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("num_threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("num_threads", [1, 2, 3, 6])
 def test_no_number_of_threads_lets_the_batch_matter(models: Path, num_threads: int) -> None:
     """Batched, libraries split samples over threads: slots differed at 3, 6 and 8 threads, decoding at 2."""
     torch.set_num_threads(num_threads)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from tyro.conf import Positional
 
-from d2r_fast.engine.config import Backend, Frozen, Precision
+from d2r_fast.engine.config import Backend, EncoderName, Execution, Frozen, Precision, ReaderName
 
 MethodName = Literal["codeformer", "vsait", "decent", "unsb", "ddim-inversion", "stylegan-inversion"]
 OWN = {
@@ -20,6 +20,36 @@ OWN = {
 """Settings that belong to a method; given with another they are refused."""
 SIZED_BY_IMAGE: tuple[MethodName, ...] = ("vsait", "decent", "unsb")
 """Methods whose networks see the image in its own size where none is given."""
+
+# What `translate` and `compare` both ask for, with its help.
+Seed = Annotated[int, Field(ge=0, lt=2**63, description="The one source of every random number.")]
+AnyBackend = Annotated[
+    Backend | Literal["auto"],
+    Field(
+        description="What runs the networks: auto is the fastest measured. torch runs the weights as they are, the "
+        "others engines."
+    ),
+]
+AnyPrecision = Annotated[
+    Precision | Literal["auto"],
+    Field(description="Arithmetic of the networks. auto: fp16 on CUDA, else fp32."),
+]
+Engines = Annotated[
+    Path | None,
+    Field(
+        description="Folder of engines, from build-engines; one that is missing is built there first. Default: a "
+        "cache folder."
+    ),
+]
+BatchSize = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=4096,
+        description="Images of one run of a network on CUDA. On a CPU each thread runs one.",
+    ),
+]
+Device = Annotated[str, Field(description="auto (cuda where there is one, else cpu), cpu, cuda, or cuda:N.")]
 
 
 class TranslateRecipe(Frozen):
@@ -41,8 +71,7 @@ class TranslateRecipe(Frozen):
     latent: Literal["encoder", "w", "w+"] | None = None
     """stylegan-inversion: the encoder's latent, or one searched for in W or W+: minutes an image on a GPU, hours
     on a CPU, so for tens of images. Default: encoder."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """The one source of every random number."""
+    seed: Seed = 0
     format: Literal["webdataset", "imagefolder"] = "imagefolder"
     """imagefolder: <identity>/<name>.png as in the source; webdataset: tar shards."""
     image_format: Literal["jpg", "png"] = "png"
@@ -53,10 +82,8 @@ class TranslateRecipe(Frozen):
     """How many identities to translate, from the first in order. Default: all."""
     identities_per_shard: Annotated[int, Field(ge=1)] = 50
     """Identities in a shard, the unit that is written at once."""
-    backend: Backend | Literal["auto"] = "auto"
-    """What runs the networks: auto is the fastest measured. torch runs the weights as they are, the others engines."""
-    precision: Precision | Literal["auto"] = "auto"
-    """Arithmetic of the networks. auto: fp16 on CUDA, else fp32."""
+    backend: AnyBackend = "auto"
+    precision: AnyPrecision = "auto"
 
     @model_validator(mode="after")
     def _consistent(self) -> "TranslateRecipe":
@@ -78,22 +105,24 @@ class TranslateRecipe(Frozen):
         return {name: defaults[name] for name, value in given.items() if value is None}
 
 
-class TranslateConfig(TranslateRecipe):
+class TranslateConfig(TranslateRecipe, Execution):
     """A recipe, its source, its weights, its place, and how this machine is to run it."""
 
     source: Positional[Path]
-    """Folder of renders, one sub-folder per identity: <identity>/<image>.png."""
+    """Renders: a folder laid out as <identity>/<image>.png, a .zip, .tar or .parquet of one, or a folder of several."""
     weights: Path
     """The method's checkpoint, in its publisher's layout or as train-transfer writes it."""
     out: Path
     """Folder for the dataset. A stopped run with the same recipe goes on where it was."""
-    engines: Path | None = None
-    """Folder of engines, from build-engines; one that is missing is built there first. Default: a cache folder."""
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
-    """Images of one run of a network on CUDA. On a CPU each thread runs one."""
-    device: str = "auto"
-    """auto (cuda where there is one, else cpu), cpu, cuda, or cuda:N."""
+    engines: Engines = None
+    batch_size: BatchSize = 16
+    device: Device = "auto"
     num_threads: Annotated[int, Field(ge=1)] | None = None
     """Threads that decode and encode images. Default: one for every processor."""
+    reader: ReaderName = "auto"
+    """Who decodes: plain (Pillow) or dali (NVIDIA DALI; on CUDA JPEG is decoded there). auto is plain: on a CPU the
+    networks set the pace, though dali decodes faster there too."""
+    encoder: EncoderName = "plain"
+    """Who encodes: plain (Pillow), or nvimgcodec (NVIDIA nvImageCodec), which writes jpg, on CUDA by the card."""
     max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of failed images above which the finished run ends with status 3."""

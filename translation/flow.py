@@ -5,7 +5,7 @@ the end of a batch, gives batches to the networks; another waits for their resul
 those too. Shards overlap, so the last images of one do not leave a batch half empty.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -17,10 +17,12 @@ from torch import Tensor
 
 from d2r_fast.engine.ahead import ahead
 from d2r_fast.engine.clock import Clock
-from d2r_fast.engine.decode import DecodeError, decode
+from d2r_fast.engine.decode import DecodeError
+from d2r_fast.engine.encoder import Encode
+from d2r_fast.engine.readers.each import decode_each, in_parts
+from d2r_fast.engine.readers.reader import Pixels, Reader
 from d2r_fast.engine.resumable import resumable
-from d2r_fast.engine.source import FolderSource, Identity
-from d2r_fast.engine.write import encode
+from d2r_fast.engine.source import Identity, Source
 from d2r_fast.translation.batches import Decoded, batches
 from d2r_fast.translation.config import TranslateRecipe
 from d2r_fast.translation.images import translate_images
@@ -49,18 +51,22 @@ class Stages:
         clock: told how long each stage takes.
         batch_size: images that go through the networks together.
         num_threads: that decode and encode.
+        reader: who decodes.
+        encode: who encodes.
     """
 
-    source: FolderSource
+    source: Source
     opened: Opened
     recipe: TranslateRecipe
     clock: Clock
     batch_size: int
     num_threads: int
+    reader: Reader
+    encode: Encode
 
 
 @dataclass(frozen=True, slots=True)
-class _Unreadable:
+class Unreadable:
     task: Task
     error: str
     reason: str
@@ -98,7 +104,9 @@ class Flow:
 
     def __iter__(self) -> Iterator[TranslatedShard]:
         depth = BATCHES_AHEAD * self._stages.batch_size
-        read = ahead(self._helpers, self._read, self._tasks(), depth=depth)
+        len_part = self._stages.reader.num_at_once
+        parts = in_parts(self._tasks(), len_part)
+        read = chain.from_iterable(ahead(self._helpers, self._read, parts, depth=-(-depth // len_part)))
         launched = ahead(
             self._runners, self._launch, batches(self._usable(read), self._stages.batch_size), depth=BATCHES_RUNNING
         )  # fmt: skip
@@ -123,15 +131,15 @@ class Flow:
             self._shards[number] = shard
             yield from tasks
 
-    def _read(self, task: Task) -> Decoded | _Unreadable:
+    def _read(self, tasks: Sequence[Task]) -> list[Decoded | Unreadable]:
         with self._stages.clock("decode"):
-            return read(self._stages.source, task)
+            return read_all(self._stages, tasks)
 
-    def _usable(self, found: Iterable[Decoded | _Unreadable]) -> Iterator[Decoded]:
+    def _usable(self, found: Iterable[Decoded | Unreadable]) -> Iterator[Decoded]:
         """Images that can be translated; the others meet their fate here."""
         for image in found:
             shard = self._shards[image.task.shard]
-            if isinstance(image, _Unreadable):
+            if isinstance(image, Unreadable):
                 shard.fail(image.task, stage="decode", error=image.error, reason=image.reason, size=None)
             elif (reason := self._why_not(image.size)) is not None:
                 shard.fail(
@@ -180,11 +188,10 @@ class Flow:
         ]
 
     def _encode(self, translated: _Translated) -> tuple[_Translated, bytes | None]:
-        recipe = self._stages.recipe
         with self._stages.clock("encode"):
             if translated.pixels is None:
                 return translated, None
-            return translated, encode(translated.pixels, recipe.image_format, recipe.jpeg_quality)
+            return translated, self._stages.encode(translated.pixels)
 
     def _settle(self, translated: _Translated, image: bytes | None) -> None:
         task, size = translated.source.task, translated.source.size
@@ -201,14 +208,18 @@ class Flow:
             yield shard
 
 
-def read(source: FolderSource, task: Task) -> Decoded | _Unreadable:
-    """An image of the source, or what is wrong with it."""
-    try:
-        return Decoded(task, decode(source.read(task.source), min_side=1))
-    except DecodeError as error:
-        return _Unreadable(task, type(error).__name__, error.reason)
-    except OSError as error:
-        return _Unreadable(task, type(error).__name__, error.strerror or "cannot be read")
+def read_all(stages: Stages, tasks: Sequence[Task]) -> list[Decoded | Unreadable]:
+    """Images of the source, or what is wrong with them."""
+    images = decode_each(stages.reader, stages.source.read, [task.source for task in tasks], min_side=1)
+    return [_judge(task, image) for task, image in zip(tasks, images, strict=True)]
+
+
+def _judge(task: Task, image: Pixels | DecodeError | OSError) -> Decoded | Unreadable:
+    if isinstance(image, DecodeError):
+        return Unreadable(task, type(image).__name__, image.reason)
+    if isinstance(image, OSError):
+        return Unreadable(task, type(image).__name__, image.strerror or "cannot be read")
+    return Decoded(task, image)
 
 
 def why_not(opened: Opened, size: Size) -> str | None:

@@ -7,37 +7,36 @@ card and its success marker. Running the same command again after a stop goes on
 
 import importlib.metadata
 import os
-from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
 import d2r_fast
 from d2r_fast.engine.backends import find_backend
 from d2r_fast.engine.clock import Clock
-from d2r_fast.engine.config import Backend
-from d2r_fast.engine.console import Meter
-from d2r_fast.engine.dataset import Dataset
-from d2r_fast.engine.device import device_name, find_device
+from d2r_fast.engine.dataset import Dataset, check_same
+from d2r_fast.engine.encoder import describe_encoder, open_encoder
+from d2r_fast.engine.ends import check_apart, conclude
 from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.executors.maker import Open, Task, members_of
+from d2r_fast.engine.executors.place import absolute, find_place, run_here
+from d2r_fast.engine.executors.share import find_share
 from d2r_fast.engine.marker import TRANSLATED
-from d2r_fast.engine.pipeline import check_apart, conclude
-from d2r_fast.engine.rows import TranslatedRow
-from d2r_fast.engine.source import FolderSource, Identity, fingerprint, open_source
-from d2r_fast.engine.write import check_names, write_shard
-from d2r_fast.engine.write_behind import write_behind
+from d2r_fast.engine.readers.reader import describe_reader, open_reader
+from d2r_fast.engine.source import Identity, Source, fingerprint, open_source
+from d2r_fast.engine.write import check_names
 from d2r_fast.translation.batches import Decoded
-from d2r_fast.translation.config import MethodName, TranslateConfig, TranslateRecipe
-from d2r_fast.translation.flow import Flow, Members, Stages, read, why_not
+from d2r_fast.translation.config import TranslateConfig, TranslateRecipe
+from d2r_fast.translation.flow import Stages, read_all, why_not
 from d2r_fast.translation.method import Method
-from d2r_fast.translation.methods import open_method
+from d2r_fast.translation.methods import cpu_backend, open_method
 from d2r_fast.translation.opened import Opened
 from d2r_fast.translation.shard import TranslatedShard
+from d2r_fast.translation.translating import Translating
 from d2r_fast.translation.weights import describe_weights
 
-ON_CPU: dict[MethodName, Backend] = {"codeformer": "onnxruntime"}
-"""What auto is where it is not openvino. CodeFormer's generator has large maps: openvino is 1e-5 from float32 there,
-all that is allowed, and onnxruntime 3e-6, at about the same speed."""
 PACKAGES = ("torch", "numpy", "diffusers", "onnxruntime", "pillow", "pyarrow", "webdataset")
 
 
@@ -51,16 +50,22 @@ def translate(config: TranslateConfig) -> int:
         UserError: the source, the weights or a setting cannot be used, or the folder holds another dataset.
         RunError: the disk is full, the folder is in use, or a network failed.
     """
-    device = find_device(config.device)
-    config = settle(config, device)
-    source, members = prepare(config)
-    method = open_method(config, config.weights)
-    document = describe(config, source, members, method)
-    with Dataset.open(config.out, document) as dataset:
-        if dataset.unfinished:
-            make_all(members, open_stages(config, source, method, device), dataset, config)
-        counts = dataset.finish()
-    return conclude(counts, out=config.out, max_error_rate=config.max_error_rate)
+    with find_place(config) as place:
+        config = decide(absolute(config), place.device) if place.apart else settle(config, place.device)
+        source, members = prepare(config)
+        method = open_method(config, config.weights)
+        document = describe(config, source, members, method)
+        shards = find_share(config, document["plan"]["num_shards"])
+        if shards is not None and not shards:
+            return 0
+        opener = partial(
+            open_maker, config, (source, members) if place.here else None, document if place.apart else None
+        )
+        with Dataset.open(config.out, document, shards=shards) as dataset:
+            if dataset.unfinished:
+                place.run(_task(members, config, opener), dataset)
+            counts = dataset.finish()
+    return conclude(counts, dataset, max_error_rate=config.max_error_rate)
 
 
 def settle(config: TranslateConfig, device: str) -> TranslateConfig:
@@ -69,22 +74,36 @@ def settle(config: TranslateConfig, device: str) -> TranslateConfig:
     Raises:
         UserError: the backend cannot run here, or not in this arithmetic.
     """
+    config = decide(config, device)
+    check_backend(config, device)
+    return config
+
+
+def decide(config: TranslateConfig, device: str) -> TranslateConfig:
+    """The same, for a machine that may not be this one."""
     decided: dict[str, Any] = {}
     if config.backend == "auto":
-        decided["backend"] = ON_CPU.get(config.method, "openvino") if device == "cpu" else "torch"
+        decided["backend"] = cpu_backend(config.method) if device == "cpu" else "torch"
     if config.precision == "auto":
         decided["precision"] = "fp32" if device == "cpu" else "fp16"
-    config = config.model_copy(update=decided).filled()
+    return config.model_copy(update=decided).filled()
+
+
+def check_backend(config: TranslateConfig, device: str) -> None:
+    """See that the decided backend runs on this machine's device.
+
+    Raises:
+        UserError: it does not, or not in this arithmetic.
+    """
     assert config.backend != "auto", "decided"
     assert config.precision != "auto", "decided"
     backend = find_backend(config.backend)
     reason = backend.why_not(device) or backend.why_not_precision(config.precision, device)
     if reason is not None:
         raise UserError(f"backend {config.backend} in {config.precision}: {reason}")
-    return config
 
 
-def prepare(config: TranslateConfig) -> tuple[FolderSource, list[Identity]]:
+def prepare(config: TranslateConfig) -> tuple[Source, list[Identity]]:
     """The source, and the identities to translate in the order of their labels.
 
     Raises:
@@ -127,7 +146,7 @@ def check_stems(identity: Identity) -> None:
 
 
 def describe(
-    config: TranslateConfig, source: FolderSource, members: list[Identity], method: Method
+    config: TranslateConfig, source: Source, members: list[Identity], method: Method
 ) -> dict[str, Any]:
     """The dataset's identity, as dataset.json holds it: a run that goes on must come to the same document."""
     weights, kind = describe_weights(config.method, config.weights)
@@ -141,9 +160,11 @@ def describe(
         "models": weights,
         "models_kind": kind,
         "source": {
-            "name": source.root.resolve().name, "fingerprint": fingerprint(members),
+            "name": source.name, "fingerprint": fingerprint(members),
             "num_identities": len(source.identities),
         },
+        **describe_reader(config.reader),
+        **describe_encoder(config.encoder),
         "versions": {"d2r-fast": d2r_fast.__version__}
         | {name: importlib.metadata.version(name) for name in PACKAGES}
         | {config.backend: find_backend(config.backend).version()},
@@ -157,68 +178,83 @@ def describe(
     }  # fmt: skip
 
 
-def open_stages(config: TranslateConfig, source: FolderSource, method: Method, device: str) -> Stages:
+def open_stages(config: TranslateConfig, source: Source, method: Method, device: str) -> Stages:
     """What the run needs, its networks not opened yet."""
     assert config.precision != "auto", "settled"
     opened = Opened(
         method, backend=config.backend, precision=config.precision, engines=config.engines, device=device,
         batch_size=config.batch_size,
     )  # fmt: skip
+    num_threads = config.num_threads or len(os.sched_getaffinity(0))
     return Stages(
         source=source, opened=opened, recipe=config, clock=Clock(), batch_size=config.batch_size,
-        num_threads=config.num_threads or len(os.sched_getaffinity(0)),
+        num_threads=num_threads,
+        reader=open_reader(config.reader, device=device, num_threads=num_threads),
+        encode=open_encoder(
+            config.encoder, image_format=config.image_format, quality=config.jpeg_quality, device=device
+        ),
     )  # fmt: skip
+
+
+@contextmanager
+def open_maker(
+    config: TranslateConfig,
+    found: tuple[Source, list[Identity]] | None,
+    document: Mapping[str, Any] | None,
+    device: str,
+    pending: Sequence[int],
+) -> Iterator[Translating]:
+    """What makes shards in this process, with the networks of the first image open.
+
+    Args:
+        config: settled.
+        found: what `prepare` gave in this process, or None.
+        document: what the dataset must be here too: for machines that may hold other files. None: it is known to.
+        device: "cpu" or "cuda:N".
+        pending: shards of which some will be made.
+
+    Raises:
+        UserError, RunError: as `translate`, or the document differs here.
+    """
+    check_backend(config, device)
+    source, members = found or prepare(config)
+    method = open_method(config, config.weights)
+    if document is not None:
+        check_same(document, describe(config, source, members, method))
+    stages = open_stages(config, source, method, device)
+    open_first(members, stages, config, pending)
+    yield Translating(members, stages, config)
 
 
 def make_all(members: list[Identity], stages: Stages, dataset: Dataset, config: TranslateConfig) -> None:
-    """Make and write the shards that are not finished."""
-    pending = [(shard, _members(members, shard, config)) for shard in dataset.unfinished]
-    open_first(pending, stages)
-    total = sum(len(identity.images) for identity in members)
-    left = sum(len(identity.images) for _, shard in pending for _, identity in shard)
-    tally: Counter[str] = Counter()
-    dataset.begin()
-    dataset.log(
-        "start", source=str(stages.source.root.resolve()), device=device_name(stages.opened.device),
-        batch_size=config.batch_size, num_threads=stages.num_threads, shards=len(pending),
-    )  # fmt: skip
-    with Meter("translate", total=total, already=total - left) as meter:
-
-        def report(row: TranslatedRow) -> None:
-            tally[row.status] += 1
-            meter.advance(1, note=", ".join(f"{count} {status}" for status, count in sorted(tally.items())))
-
-        def write(shard: TranslatedShard) -> dict[str, Any]:
-            with stages.clock("write"):
-                return write_shard(
-                    dataset.folder, shard.number, rows=shard.rows, images=shard.images, identities=shard.identities,
-                    errors=shard.problems, format=config.format, image_format=config.image_format,
-                )  # fmt: skip
-
-        with closing(Flow(pending, stages, report)) as flow, closing(write_behind(flow, write)) as markers:
-            for marker in markers:
-                dataset.log(
-                    "shard", shard=marker["shard"], stage_s=stages.clock.lap(), images=marker["wanted"]
-                )
+    """Make and write the shards that are not finished, in this process."""
+    open_first(members, stages, config, dataset.unfinished)
+    maker = Translating(members, stages, config.model_copy(update={"out": dataset.folder}))
+    task = _task(members, config, lambda *_: nullcontext(maker))
+    run_here(task, maker, dataset, device=stages.opened.device)
 
 
-def open_first(pending: list[tuple[int, Members]], stages: Stages) -> None:
-    """Opens the networks for the first image that can be translated, before anything is written.
+def _task(members: list[Identity], config: TranslateConfig, opener: Open) -> Task:
+    def num_images(shard: int) -> int:
+        own = members_of(members, shard, config.identities_per_shard)
+        return sum(len(identity.images) for _, identity in own)
+
+    return Task("translate", opener, num_images, total=sum(len(identity.images) for identity in members))
+
+
+def open_first(
+    members: list[Identity], stages: Stages, config: TranslateConfig, pending: Sequence[int]
+) -> None:
+    """Opens the networks for the first image of these shards that can be translated, before anything is written.
 
     Raises:
         UserError, RunError: they cannot be opened.
     """
-    for number, members in pending:
+    for number in pending:
         shard = TranslatedShard(number, stages.recipe.seed, lambda row: None)
-        for label, identity in members:
+        for label, identity in members_of(members, number, config.identities_per_shard):
             for task in shard.add(label, identity):
-                image = read(stages.source, task)
+                (image,) = read_all(stages, [task])
                 if isinstance(image, Decoded) and why_not(stages.opened, image.size) is None:
                     stages.opened(image.size)
                     return
-
-
-def _members(members: list[Identity], shard: int, config: TranslateConfig) -> Members:
-    """The identities of a shard with their labels."""
-    first = shard * config.identities_per_shard
-    return list(enumerate(members[first : first + config.identities_per_shard], first))

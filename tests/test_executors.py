@@ -1,0 +1,377 @@
+"""Shards made by several processes: the same bytes as by one, whoever dies on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from d2r_fast.engine.config import Execution
+from d2r_fast.engine.dataset import Dataset, logs, read_events
+from d2r_fast.engine.errors import RunError, UserError
+from d2r_fast.engine.executors.hand_out import HandOut
+from d2r_fast.engine.executors.local import visible_card
+from d2r_fast.engine.executors.maker import Task
+from d2r_fast.engine.executors.place import Machine, check_no_card, find_devices, find_place
+from d2r_fast.engine.executors.share import find_share
+from d2r_fast.engine.run_log import read_log
+from d2r_fast.engine.verify import verify
+
+from .fakedata import open_dataset, tree, write
+from .fakework import NUM_SHARDS, document_of, fake_task, make, open_failing, open_killer
+
+pytestmark = pytest.mark.usefixtures("findable")
+ARRAY = {"ID": 3, "MIN": 1, "COUNT": 4, "STEP": 1}
+
+
+@pytest.fixture(scope="module")
+def findable() -> Iterator[None]:
+    """The workers, which are interpreters of their own, find this package."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[1]))
+        yield
+
+
+@pytest.fixture(scope="module")
+def calm(findable: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What a single undisturbed process makes."""
+    out = tmp_path_factory.mktemp("calm") / "out"
+    make(out, document_of(), num_workers=1)
+    return tree(out)
+
+
+def start(
+    out: Path, *, seconds: float, workers: int = 1, shards: str = "", deaths: str = ""
+) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "tests.fakework", str(out), str(seconds), str(workers), shards, deaths]
+    root = Path(__file__).parents[1]
+    return subprocess.Popen(
+        command, stderr=subprocess.DEVNULL, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
+    )
+
+
+def wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
+    while not path.exists():
+        assert process.poll() is None, "it ended before that"
+        time.sleep(0.02)
+
+
+def workers_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_bytes()) for path in sorted((out / "workers").glob("*.json"))]
+
+
+def test_shards_are_handed_out_in_order_and_again_behind_the_others() -> None:
+    hand_out = HandOut(range(5))
+    hand_out.arrive("a")
+    hand_out.arrive("b")
+    assert [hand_out.take(name) for name in "abab"] == [0, 1, 2, 3]
+    assert hand_out.take("a") == "wait"  # a worker that has none is to get the last
+    hand_out.finish("b", 1)
+    hand_out.finish("b", 3)
+    assert hand_out.lose("a") == [0, 2]
+    assert [hand_out.take("b") for _ in range(3)] == [4, 0, 2]
+    assert hand_out.take("b") == "wait"
+    for shard in (4, 0, 2):
+        hand_out.finish("b", shard)
+    assert hand_out.take("b") == "end"
+    assert hand_out.done
+
+
+def test_a_worker_of_the_same_name_gives_back_what_the_one_before_it_had() -> None:
+    hand_out = HandOut([7, 8, 9])
+    hand_out.arrive("a")
+    assert [hand_out.take("a"), hand_out.take("a")] == [7, 8]
+    assert hand_out.arrive("a") == [7, 8]
+    assert [hand_out.take("a") for _ in range(3)] == [9, 7, 8]
+
+
+@pytest.mark.parametrize("num_shards", [1, 3, 4, 10, 400])
+def test_a_slurm_array_divides_all_shards(num_shards: int) -> None:
+    shares = [find_share(Execution(), num_shards, slurm(ID=task)) for task in range(1, 5)]
+    assert [shard for share in shares for shard in share or ()] == list(range(num_shards))
+    lengths = [len(share or ()) for share in shares]
+    assert max(lengths) - min(lengths) <= 1
+
+
+def slurm(**changes: int) -> dict[str, str]:
+    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in (ARRAY | changes).items()}
+
+
+def test_what_is_said_goes_before_the_array(capsys: pytest.CaptureFixture[str]) -> None:
+    assert find_share(Execution(), 40, {}) is None
+    assert find_share(Execution(shards="5:9"), 40, slurm()) == range(5, 9)
+    assert find_share(Execution(shards="all"), 40, slurm()) is None
+    assert find_share(Execution(executor="ray"), 40, slurm()) is None
+    assert capsys.readouterr().err == ""
+    assert find_share(Execution(), 40, slurm(STEP=2, MIN=1, ID=5)) == range(20, 30)
+    assert capsys.readouterr().err == (
+        "SLURM array task 5, number 3 of 4: makes shards 20:30 of 40; --shards all makes all\n"
+    )
+
+
+@pytest.mark.parametrize("changes", [{"ID": 9}, {"ID": 0}, {"STEP": 2, "ID": 2}])
+def test_an_array_with_gaps_is_refused(changes: dict[str, int]) -> None:
+    with pytest.raises(UserError, match="leave gaps"):
+        find_share(Execution(), 40, slurm(**changes))
+
+
+def test_an_array_without_its_count_is_refused() -> None:
+    with pytest.raises(UserError, match="SLURM_ARRAY_TASK_COUNT=, "):
+        find_share(Execution(), 40, {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MIN": "1"})
+
+
+@pytest.mark.parametrize("text", ["5", "5:5", "9:5", "-1:5", "a:b", "1:2:3", " 1:2", ""])
+def test_a_range_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"expected A:B with A below B"):
+        Execution(shards=text)
+
+
+def test_settings_that_do_not_go_together_are_refused() -> None:
+    with pytest.raises(UserError, match="there are 8, give at most 0:8"):
+        find_share(Execution(shards="0:9"), 8)
+    with pytest.raises(UserError, match="exclude each other"):
+        Execution(executor="ray", shards="0:9")
+    with pytest.raises(UserError, match="--ray-address belongs to --executor ray"):
+        Execution(ray_address="10.0.0.1:6379")
+    with pytest.raises(UserError, match="see their own card alone: give auto"):
+        check_no_card("recogniser_device", "cuda:1", Machine(("cuda:0", "cuda:1")))
+
+
+def test_each_worker_sees_its_own_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [visible_card(device) for device in ("cpu", "cuda:0", "cuda:3")] == [None, "0", "3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, GPU-8f,6")
+    assert visible_card("cuda:1") == "GPU-8f"
+
+
+def test_devices_are_all_cards_unless_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+
+    def devices(device: str, workers: int | None) -> list[str]:
+        return find_devices(SimpleNamespace(device=device, workers=workers, executor="local", ray_address=""))
+
+    assert devices("auto", None) == devices("cuda", None) == ["cuda:0", "cuda:1"]
+    assert devices("auto", 3) == ["cuda:0", "cuda:1", "cuda:0"]
+    assert devices("cuda:1", None) == ["cuda:1"]
+    assert devices("cpu", None) == ["cpu"]
+    assert devices("cpu", 2) == ["cpu", "cpu"]
+
+
+def test_ranges_of_one_dataset_are_made_at_once(tmp_path: Path, calm: dict[str, str]) -> None:
+    document, out = document_of(), tmp_path / "out"
+    first = Dataset.open(out, document, shards=range(4))
+    with Dataset.open(out, document, shards=range(4, 6)) as second:
+        for dataset in (first, second):
+            dataset.begin()
+            for shard in dataset.unfinished:
+                write(out, document, shard)
+            dataset.log("shard", shard=0)
+        assert second.finish()["wanted"] == 6 * 4  # the first has done its part, and has not looked yet
+        assert second.complete
+    with first:
+        assert first.finish()["wanted"] == 6 * 4
+    assert tree(out) == calm
+    assert logs(out) == ["events-00000-00004.jsonl", "events-00004-00006.jsonl"]
+    assert len(list(read_events(out, "events-00004-00006.jsonl"))) == 1
+    assert verify(out).problems == []
+
+
+def test_a_range_that_is_done_before_the_others_leaves_the_end_to_them(tmp_path: Path) -> None:
+    document, out = document_of(), tmp_path / "out"
+    counts = make(out, document, num_workers=1, shards=range(1, 3))
+    assert counts["wanted"] == 2 * 4
+    assert not (out / "_SUCCESS").exists()
+    assert [(worker["shards"], worker["state"], worker["done"]) for worker in workers_of(out)] == [
+        ([1, 3], "finished", 2)
+    ]
+    with open_dataset(out, document) as dataset:
+        assert dataset.unfinished == [0, 3, 4, 5]
+        assert workers_of(out) == []
+
+
+@pytest.mark.parametrize("theirs", [range(2), range(1, 2), range(1, 6), None])
+def test_ranges_that_overlap_are_refused_by_name(tmp_path: Path, theirs: range | None) -> None:
+    document, out = document_of(), tmp_path / "out"
+    with (
+        Dataset.open(out, document, shards=range(1, 3)),
+        Dataset.open(out, document, shards=range(4, 6)),
+        pytest.raises(RunError, match=rf"in use by process {os.getpid()} on \S+, shards 1:3: wait for it"),
+    ):
+        Dataset.open(out, document, shards=theirs)
+    Dataset.open(out, document, shards=theirs).close()
+
+
+def test_a_whole_run_keeps_ranges_out(tmp_path: Path) -> None:
+    with (
+        open_dataset(tmp_path / "out", document_of()),
+        pytest.raises(
+            RunError, match=rf"shards 4:6 of out \S+ are in use by process {os.getpid()} on \S+: wait"
+        ),
+    ):
+        Dataset.open(tmp_path / "out", document_of(), shards=range(4, 6))
+
+
+def test_what_others_are_writing_is_left_alone(tmp_path: Path) -> None:
+    document, out = document_of(), tmp_path / "out"
+    open_dataset(out, document).close()
+    theirs = [out / ".00001.tar.7.tmp", out / ".00001_stats.json.7.tmp", out / ".00001.7.tmp"]
+    ours = [out / ".00004.tar.7.tmp", out / ".README.md.7.tmp"]
+    for path in (*theirs, *ours):
+        path.touch()
+    Dataset.open(out, document, shards=range(4, 6)).close()
+    assert all(path.exists() for path in theirs)
+    assert not any(path.exists() for path in ours)
+
+
+def test_time_that_runs_spent_at_once_counts_once(tmp_path: Path) -> None:
+    spans = {"events.jsonl": [(0, 10), (100, 110)], "events-00000-00002.jsonl": [(5, 20), (106, 108)]}
+    for name, runs in spans.items():
+        lines = []
+        for begin, end in runs:
+            lines.append({"event": "start", "time": begin, "source": f"/{name}", "device": "cpu"})
+            lines.append({"event": "shard", "time": end, "stage_s": {"denoise": 1.5}, "images": 7})
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    log = read_log(tmp_path)
+    assert (log.num_runs, log.num_images, log.stage_s) == (4, 28, {"denoise": 6.0})
+    assert (log.started, log.ended, log.wall_s) == (0, 110, 30)
+
+
+def test_two_workers_make_the_same_bytes(tmp_path: Path, calm: dict[str, str]) -> None:
+    make(tmp_path / "out", document_of(), num_workers=2, seconds=0.2)
+    assert tree(tmp_path / "out") == calm
+    done = [event["worker"] for event in read_events(tmp_path / "out") if event["event"] == "shard"]
+    assert len(done) == NUM_SHARDS
+    assert set(done) == {"w0", "w1"}
+
+
+def test_what_a_killed_worker_had_is_made_by_the_other(
+    tmp_path: Path, calm: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "out", document_of(), num_workers=2, seconds=0.2, deaths=[1])
+    assert tree(tmp_path / "out") == calm
+    assert verify(tmp_path / "out").problems == []
+    lost = [event for event in read_events(tmp_path / "out") if event["event"] == "lost"]
+    assert len(lost) == 1
+    assert 1 in lost[0]["shards"]
+    assert f"worker {lost[0]['worker']} (process " in capsys.readouterr().err
+
+
+def test_when_all_workers_die_the_line_names_the_last_its_signal_and_its_shard(
+    tmp_path: Path, calm: dict[str, str]
+) -> None:
+    with pytest.raises(
+        RunError, match=r"worker w\d \(process \d+ on cpu\) was ended by SIGKILL with shards? .*0000[45]"
+    ):
+        make(tmp_path / "out", document_of(), num_workers=2, deaths=[4, 5])
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    make(tmp_path / "out", document_of(), num_workers=1)
+    assert tree(tmp_path / "out") == calm
+
+
+def test_workers_that_cannot_begin_leave_nothing(tmp_path: Path) -> None:
+    document, out = document_of(), tmp_path / "out"
+    for opener, message in (
+        (open_failing, "the fake network cannot be opened"),
+        (open_killer, r"ended by SIGSEGV before it had a shard, and no other is left"),
+    ):
+        task = Task("make", opener, lambda shard: 1, total=NUM_SHARDS)
+        with Dataset.open(out, document) as dataset, pytest.raises(RunError, match=message):
+            Machine(("cpu", "cpu")).run(task, dataset)
+        assert [path.name for path in out.iterdir()] == [".lock"]
+
+
+def test_a_signal_stops_the_workers_too(tmp_path: Path, calm: dict[str, str]) -> None:
+    process = start(tmp_path / "out", seconds=2.0, workers=2)
+    for number in range(2):
+        wait_for(tmp_path / "out" / "workers" / f"w{number}.json", process)
+    (one, other) = workers_of(tmp_path / "out")
+    assert {one["state"], other["state"]} == {"running"}
+    process.send_signal(signal.SIGTERM)
+    started_s = time.monotonic()
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert time.monotonic() - started_s < 10
+    assert [worker["state"] for worker in workers_of(tmp_path / "out")] == ["stopped", "stopped"]
+    assert not list((tmp_path / "out").glob(".*.tmp"))
+    for pid in (one["pid"], other["pid"]):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    make(tmp_path / "out", document_of(), num_workers=1)
+    assert tree(tmp_path / "out") == calm
+
+
+def test_workers_end_with_the_process_that_started_them_and_hold_the_folder_till_then(
+    tmp_path: Path, calm: dict[str, str]
+) -> None:
+    process = start(tmp_path / "out", seconds=2.0, workers=2)
+    wait_for(tmp_path / "out" / "workers" / "w0.json", process)
+    pids = [worker["pid"] for worker in workers_of(tmp_path / "out")]
+    os.kill(pids[0], signal.SIGSTOP)
+    process.kill()
+    process.wait()
+    with pytest.raises(RunError, match=f"in use by process {process.pid} on"):
+        Dataset.open(tmp_path / "out", document_of())
+    os.kill(pids[0], signal.SIGCONT)
+    for _ in wait_until_free(tmp_path / "out"):
+        time.sleep(0.02)
+    make(tmp_path / "out", document_of(), num_workers=1)
+    assert tree(tmp_path / "out") == calm
+
+
+def wait_until_free(out: Path) -> Iterator[None]:
+    deadline_s = time.monotonic() + 10
+    while time.monotonic() < deadline_s:
+        try:
+            Dataset.open(out, document_of()).close()
+        except RunError:
+            yield
+        else:
+            return
+    raise AssertionError("somebody still has the folder")
+
+
+def test_independent_processes_make_a_dataset_together(tmp_path: Path, calm: dict[str, str]) -> None:
+    document, out = document_of(), tmp_path / "out"
+    other = start(out, seconds=0.3, shards="0:3")
+    wait_for(out / "dataset.json", other)
+    make(out, document, num_workers=1, shards=range(3, 6), seconds=0.3)
+    assert other.wait(timeout=60) == 0
+    assert (out / "_SUCCESS").exists()
+    assert tree(out) == calm
+    assert not (out / "workers").exists()
+
+
+def test_actors_of_a_ray_cluster_make_the_same_bytes(tmp_path: Path, calm: dict[str, str]) -> None:
+    ray = pytest.importorskip("ray", reason="Ray is an extra")
+    settings = SimpleNamespace(executor="ray", workers=2, device="auto", ray_address="auto")
+    root = Path(__file__).parents[1]
+    ray.init(
+        address="local", num_cpus=2, num_gpus=0, include_dashboard=False, logging_level="error",
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([str(root), *sys.path])}},
+    )  # fmt: skip
+    try:
+        with find_place(settings) as place, Dataset.open(tmp_path / "out", document_of()) as dataset:
+            assert (place.device, place.num_workers) == ("cpu", 2)
+            place.run(fake_task(dataset.folder, document_of(), crew=2, seconds=0.2, deaths=[1]), dataset)
+            dataset.finish()
+    finally:
+        ray.shutdown()
+    assert tree(tmp_path / "out") == calm
+    events = list(read_events(tmp_path / "out"))
+    assert [event for event in events if event["event"] == "lost"]
+    assert {event["worker"] for event in events if event["event"] == "shard"} <= {"w0", "w1"}
+
+
+def test_no_cluster_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="Ray is an extra")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    settings = SimpleNamespace(executor="ray", workers=2, device="auto", ray_address="auto")
+    refused = pytest.raises(UserError, match=r"no Ray cluster at 'auto' .*start one with `ray start --head`")
+    with refused, find_place(settings):
+        pass
