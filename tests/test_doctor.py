@@ -1,13 +1,22 @@
 """`doctor`: what it says of this machine, and of machines that are not here."""
 
+import importlib.metadata
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from d2r_fast.engine import doctor, processor
+from d2r_fast.engine import doctor, machine_facts, processor
 from d2r_fast.engine.backends import BACKENDS, ov
 from d2r_fast.engine.doctor import findings, say_backend
+from d2r_fast.engine.errors import RunError
+from d2r_fast.engine.machine_facts import limit_facts, say_locks
 from d2r_fast.engine.processor import processor as find_processor
 
 SAPPHIRE = """processor\t: 0
@@ -91,6 +100,54 @@ def test_a_missing_package_is_said_with_how_to_install_it(monkeypatch: pytest.Mo
     assert say_backend("openvino", "cpu").startswith(
         "does not run: the package openvino is missing: pip install"
     )
+
+
+def test_what_a_long_run_needs_is_spoken_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = findings()
+    assert found["locks here"] == "work"
+    assert list(tmp_path.iterdir()) == []
+    assert re.fullmatch(r"[\d.]+ of [\d.]+ GiB", found["free disk here"])
+    assert re.fullmatch(r"[\d,]+ of [\d,]+|no fixed number", found["free files here"])
+    for package, name in (("DALI", "nvidia-dali-cuda130"), ("Ray", "ray"), ("TensorRT", "tensorrt")):
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            assert found[package].startswith("not installed: pip install 'd2r-fast[")
+        else:
+            assert found[package] == f"{version} ({name})"
+
+
+def test_limits_are_those_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {resource.RLIMIT_NOFILE: (256, 4096), resource.RLIMIT_FSIZE: (5_000, resource.RLIM_INFINITY)}
+    monkeypatch.setattr(machine_facts.resource, "getrlimit", limits.__getitem__)
+    found = limit_facts()
+    assert found["open files"] == "256, can be raised to 4,096; few: `ulimit -n 1024` or more"
+    assert found["largest file"] == "5,000 bytes"
+
+
+def test_a_disk_without_locks_or_without_leave_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(folder: Path) -> int:
+        raise RunError("out x cannot be locked (No locks available): give a folder on a disk that has locks")
+
+    monkeypatch.setattr(machine_facts, "take_lock", refuse)
+    assert say_locks(tmp_path).startswith("none: out x cannot be locked")
+    assert (
+        say_locks(tmp_path / "gone") == "not tried: nothing can be written here (No such file or directory)"
+    )
+
+
+def test_a_broken_package_is_a_line_and_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.13: no such file')\n")
+    done = subprocess.run(
+        [sys.executable, "-c", "from d2r_fast.engine.doctor import examine; examine()"], capture_output=True,
+        text=True, check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )  # fmt: skip
+    assert "cannot be told: OSError: libcudart.so.13: no such file" in done.stdout
+    assert "locks here: " in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_examine_prints_what_was_found(
