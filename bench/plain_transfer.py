@@ -1,8 +1,8 @@
 """Training steps as a plain loop takes them, and as `train-transfer` does: the same losses and updates.
 
 The plain loop opens, scales, crops and mirrors the images of a step with Pillow, then takes the step, in turn, with
-weights in torch's default memory layout. Ours reads ahead in threads, keeps scaled images, and lays weights out as is
-fastest for convolutions.
+weights in torch's default memory layout. Ours reads ahead in threads, keeps scaled images, and on a card lays weights
+out channels last; on a CPU both lay them out alike.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -11,22 +11,12 @@ import torch
 from PIL import Image
 
 from d2r_fast.bench.miniature.domains import draw, flash, render_domain
-from d2r_fast.bench.miniature.head import Head, open_head
+from d2r_fast.bench.miniature.head import Head
 from d2r_fast.bench.miniature.sensor import photograph
 from d2r_fast.bench.miniature.transfer import FIRST, HELD, OWN, TransferExperiment, main, settle
 from d2r_fast.bench.miniature.transfer_results import measure_distances
 from d2r_fast.bench.miniature.world import stage
 from d2r_fast.engine.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def facekit(shared: Path) -> Path:
-    return shared / "ict-facekit"
-
-
-@pytest.fixture(scope="module")
-def head(facekit: Path) -> Head:
-    return open_head(facekit)
 
 
 def keys(num: int) -> torch.Tensor:
@@ -50,7 +40,7 @@ def test_the_camera_is_warm_and_noisy_and_loses_light_in_the_corners() -> None:
     assert red - blue > 30
     middle, corner = grey[:, 28:36, 28:36], grey[:, :6, :6]
     assert middle.mean() - corner.mean() > 20
-    assert 1 < middle.std((1, 2)).mean() < 12
+    assert 0.4 < middle.std((1, 2)).mean() < 12
     black = photograph(torch.zeros(1, 3, 32, 32), keys(1)).float()
     assert 5 < black.mean() < 30, "the maker's look lifts black"
 
@@ -106,7 +96,7 @@ def test_nobody_is_in_two_domains() -> None:
 def test_a_folder_of_another_experiment_is_refused(tmp_path: Path) -> None:
     experiment = TransferExperiment(facekit=tmp_path, out=tmp_path / "out")
     settle(experiment)
-    settle(experiment.model_copy(update={"methods": ("unsb",)}))
+    settle(experiment.model_copy(update={"methods": ("decent",)}))
     with pytest.raises(UserError, match="holds an experiment with steps 8000"):
         settle(experiment.model_copy(update={"steps": 5}))
     (tmp_path / "full").mkdir()
@@ -121,7 +111,7 @@ def test_the_experiment_runs_from_nothing_and_again(
 ) -> None:
     words = (
         f"{facekit} --out {tmp_path / 'out'} --save {tmp_path / 'saved'} --identities 34 --images 2 --epochs 1 "
-        "--held-identities 4 --steps 3 --ngf 4 --ndf 4 --width 0.1 --device cpu"
+        "--held-identities 4 --steps 3 --ngf 4 --ndf 4 --width 0.1 --device cpu --methods decent,unsb"
     ).split()
     assert main(words) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])

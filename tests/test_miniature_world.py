@@ -20,16 +20,6 @@ from d2r_fast.engine.align import TEMPLATE_112
 from d2r_fast.engine.errors import UserError
 
 
-@pytest.fixture(scope="module")
-def facekit(shared: Path) -> Path:
-    return shared / "ict-facekit"
-
-
-@pytest.fixture(scope="module")
-def head(facekit: Path) -> Head:
-    return open_head(facekit)
-
-
 def pictures(head: Head, pairs: list[tuple[int, int]], size: int = 112, **options: Any) -> torch.Tensor:
     people: list[Person] = [cast(0, identity) for identity, _ in pairs]
     shots: list[Shot] = [stage(0, identity, image) for identity, image in pairs]

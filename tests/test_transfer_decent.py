@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from d2r_fast.translation.gan.decent import DecentGenerator
 from d2r_fast.translation.training.config import TransferRecipe
-from d2r_fast.translation.training.decent_objective import DecentObjective, density_layers
+from d2r_fast.translation.training.decent_objective import DecentObjective
+from d2r_fast.translation.training.feature_layers import feature_layers
 from d2r_fast.translation.training.objectives import objective_of
 from d2r_fast.translation.training.patch_discriminator import PatchDiscriminator
 
@@ -161,10 +162,11 @@ def test_learning_rates_follow_the_published_schedule() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_blocks", "layers"), [(9, (0, 4, 8, 12, 16)), (5, (0, 4, 8, 12, 16)), (2, (0, 4, 8, 12, 13))]
+    ("num_blocks", "layers"),
+    [(9, (0, 4, 8, 12, 16)), (5, (0, 4, 8, 12, 16)), (2, (0, 4, 8, 12, 13)), (1, (0, 4, 8, 12))],
 )
-def test_densities_are_of_the_published_layers(num_blocks: int, layers: tuple[int, ...]) -> None:
-    assert density_layers(num_blocks) == layers
+def test_features_are_of_the_published_layers(num_blocks: int, layers: tuple[int, ...]) -> None:
+    assert feature_layers(num_blocks) == layers
 
 
 def test_the_generator_has_the_public_layout() -> None:

@@ -12,7 +12,7 @@ from d2r_fast.translation.gan.schroedinger_bridge import bridge_times, next_stat
 from d2r_fast.translation.gan.unsb import UnsbGenerator
 from d2r_fast.translation.training.config import TransferRecipe
 from d2r_fast.translation.training.timed_discriminator import TimedDiscriminator
-from d2r_fast.translation.training.unsb_objective import UnsbObjective, nce_layers
+from d2r_fast.translation.training.unsb_objective import UnsbObjective
 
 SIZE = 32
 LAYERS = (0, 4, 8, 12, 16)
@@ -267,12 +267,6 @@ def test_bf16_networks_get_float32_losses() -> None:
     assert all(loss.dtype == torch.float32 for loss in losses.values())
     exact = objective().step(images(2, seed=2), images(1, seed=3), draws=draws(1))
     assert float(losses["NCE"]) == pytest.approx(float(exact["NCE"]), rel=0.1)
-
-
-def test_fewer_blocks_are_compared_at_the_last() -> None:
-    assert nce_layers(UnsbGenerator(4, 9)) == LAYERS
-    assert nce_layers(UnsbGenerator(4, 2)) == (0, 4, 8, 12, 13)
-    assert nce_layers(UnsbGenerator(4, 1)) == (0, 4, 8, 12)
 
 
 def test_times_of_the_bridge() -> None:

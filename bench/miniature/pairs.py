@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from d2r_fast.engine.errors import UserError
-from d2r_fast.engine.source import open_source
+from d2r_fast.engine.source import Image, open_source
 from d2r_fast.recognition.evaluation.bin_file import write_bin
 
 
@@ -17,7 +17,8 @@ def make_pairs(source: Path, out: Path, *, num_pairs: int, seed: int) -> None:
     Raises:
         UserError: the folder has too few identities or images for as many pairs.
     """
-    identities = [identity for identity in open_source(source).identities if len(identity.images) >= 2]
+    opened = open_source(source)
+    identities = [identity for identity in opened.identities if len(identity.images) >= 2]
     genuine = sum(len(i.images) * (len(i.images) - 1) // 2 for i in identities)
     # Twice as many as are drawn, so that drawing without repetition ends soon.
     if len(identities) < 2 or genuine < num_pairs:
@@ -26,15 +27,15 @@ def make_pairs(source: Path, out: Path, *, num_pairs: int, seed: int) -> None:
         )
     random = np.random.Generator(np.random.Philox(key=seed))
     images: list[bytes] = []
-    seen: set[tuple[Path, Path]] = set()
+    seen: set[frozenset[Image]] = set()
     while len(seen) < num_pairs:
         one, two = random.choice(len(identities), 2, replace=False)
         first = identities[one].images
         second = first if len(seen) % 2 == 0 else identities[two].images
         a, b = random.choice(min(len(first), len(second)), 2, replace=False)
-        pair = tuple(sorted((first[a].path, second[b].path)))
+        pair = frozenset((first[a], second[b]))
         if pair in seen:
             continue
-        seen.add((pair[0], pair[1]))
-        images += [first[a].path.read_bytes(), second[b].path.read_bytes()]
+        seen.add(pair)
+        images += [opened.read(first[a]), opened.read(second[b])]
     write_bin(out, images, np.arange(num_pairs) % 2 == 0)

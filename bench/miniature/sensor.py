@@ -14,7 +14,7 @@ from d2r_fast.recognition.training.jpeg import jpeg
 
 FALLOFF = 0.5
 """Share of the light that is lost in the corners."""
-BLUR = (0.4, 0.6)
+BLUR = (0.6, 0.8)
 """Standard deviation of the lens's spot in pixels of the picture, least and most."""
 BALANCE = (1.22, 1.0, 0.62)
 """Gain of red, green and blue: a camera set for daylight, under a lamp."""

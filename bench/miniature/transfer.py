@@ -55,14 +55,14 @@ class TransferExperiment(Frozen):
     held_identities: Annotated[int, Field(ge=4, lt=1_000_000)] = 150
     held_images: Annotated[int, Field(ge=2)] = 2
     side: Annotated[int, Field(ge=32, multiple_of=16)] = SIDE
-    steps: Annotated[int, Field(ge=1)] = 7000
+    steps: Annotated[int, Field(ge=1)] = 8000
     batch_size: Annotated[int, Field(ge=1)] = 1
     ngf: Annotated[int, Field(ge=4)] = 16
     ndf: Annotated[int, Field(ge=4)] = 32
     num_blocks: Annotated[int, Field(ge=1)] = 5
     average: Annotated[float, Field(gt=0, lt=1)] = 0.999
     """Few steps end somewhere on a circle; their mean is what is used."""
-    lambda_nce: Annotated[float, Field(ge=0)] = 10
+    lambda_nce: Annotated[float, Field(ge=0)] = 4
     """unsb: weight of the loss that keeps every place what it was. With the published 1, less identity is left."""
     epochs: Annotated[int, Field(ge=1)] = 10
     """Of the recogniser."""

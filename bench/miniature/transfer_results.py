@@ -73,7 +73,10 @@ def measure_distances(
     return {
         "distance": distances,
         "distance_of_halves": {"mean": float(np.mean(floor)), "std": float(np.std(floor))},
-        "distance_fallen_by": {name: 1 - found / before for name, found in distances.items() if name != UNTRANSLATED},
+        "distance_fallen_by": {
+            name: 1 - found / before if before > 0 else None
+            for name, found in distances.items() if name != UNTRANSLATED
+        },
     }  # fmt: skip
 
 
@@ -92,10 +95,9 @@ def measure_identity(
 
 def read_pictures(folder: Path) -> tuple[Pictures, list[str]]:
     """Pictures (N, H, W, 3) of a folder in natural order, and who is in each."""
-    images = [image for identity in open_source(folder).identities for image in identity.images]
-    return np.stack([decode(image.path.read_bytes()) for image in images]), [
-        image.identity for image in images
-    ]
+    source = open_source(folder)
+    images = [image for identity in source.identities for image in identity.images]
+    return np.stack([decode(source.read(image)) for image in images]), [image.identity for image in images]
 
 
 def write_sheet(path: Path, sets: Mapping[str, Pictures]) -> None:

@@ -23,6 +23,7 @@ from d2r_fast.translation.gan.blocks import run_layers
 from d2r_fast.translation.gan.decent import DecentGenerator
 from d2r_fast.translation.training.bnaf import PatchDensities
 from d2r_fast.translation.training.config import TransferRecipe
+from d2r_fast.translation.training.feature_layers import feature_layers
 from d2r_fast.translation.training.initial import draw_weights
 from d2r_fast.translation.training.layout import lay_out
 from d2r_fast.translation.training.objective import (
@@ -39,8 +40,6 @@ from d2r_fast.translation.training.seeds import seed_of
 BETAS = (0.5, 0.999)
 CLIP = 0.1
 """Largest L2 norm of the gradient of all flows of one side."""
-LAYERS = (0, 4, 8, 12, 16)
-"""Of the generator: its padded input, the convolutions of both halvings, residual blocks 1 and 5."""
 PUBLISHED: dict[str, Any] = {
     "learning_rate": 2e-4, "flow_learning_rate": 1e-3, "lambda_gan": 1.0, "lambda_idt": 10.0, "lambda_var": 0.01,
     "var_all": False, "num_patches": 256,
@@ -99,12 +98,12 @@ class DecentObjective(Objective):
         discriminator = PatchDiscriminator(ndf=recipe.ndf)
         draw_weights(generator, seed=seed_of(seed, "generator"))
         draw_weights(discriminator, seed=seed_of(seed, "discriminator"))
-        layers = density_layers(recipe.num_blocks)
+        layers = feature_layers(recipe.num_blocks)
         with torch.no_grad():
             channels = [feature.shape[1] for feature in generator.features(example[0][:1], layers)]
-        flows = [PatchDensities(channels, seed=seed_of(seed, f"flows {side}")).to(device) for side in "ab"]
-        lay_out(generator, device)
-        lay_out(discriminator, device)
+        flows = [PatchDensities(channels, seed=seed_of(seed, f"flows {side}")) for side in "ab"]
+        for network in (generator, discriminator, *flows):
+            lay_out(network, device)
         return cls(generator, discriminator, *flows, layers=layers, recipe=recipe)
 
     def step(self, source: Tensor, target: Tensor, *, draws: torch.Generator) -> dict[str, Tensor]:
@@ -200,12 +199,6 @@ class DecentObjective(Objective):
         self.optimisers[name].zero_grad()
         torch.autograd.backward(loss)
         self.optimisers[name].step()
-
-
-def density_layers(num_blocks: int) -> tuple[int, ...]:
-    """The published layers; with fewer than five residual blocks, the last block stands for the fifth."""
-    last_block = LAYERS[3] + num_blocks - 1
-    return tuple(sorted({min(layer, last_block) for layer in LAYERS}))
 
 
 def _surprise(log_probs: list[Tensor]) -> Tensor:

@@ -23,6 +23,7 @@ from d2r_fast.engine.device import find_device
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.files import sha256_file, write_atomic
 from d2r_fast.recognition.training.run_folder import RunFolder
+from d2r_fast.translation.checkpoint import GENERATOR
 from d2r_fast.translation.training.config import TransferConfig
 from d2r_fast.translation.training.objective import Objective
 from d2r_fast.translation.training.objectives import objective_of
@@ -31,7 +32,6 @@ from d2r_fast.translation.training.seeds import seed_of
 from d2r_fast.translation.training.trainer import TransferTrainer
 from d2r_fast.translation.training.unpaired import Folder, UnpairedLoader
 
-GENERATOR = "generator.pth"
 _NAMED = 10
 
 

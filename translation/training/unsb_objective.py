@@ -20,7 +20,9 @@ from torch import Tensor
 from d2r_fast.translation.gan.schroedinger_bridge import NUM_TIMES, TAU, next_state
 from d2r_fast.translation.gan.unsb import UnsbGenerator
 from d2r_fast.translation.training.config import TransferRecipe
+from d2r_fast.translation.training.feature_layers import feature_layers
 from d2r_fast.translation.training.initial import draw_weights
+from d2r_fast.translation.training.layout import lay_out
 from d2r_fast.translation.training.objective import (
     Objective,
     adam,
@@ -36,8 +38,6 @@ from d2r_fast.translation.training.timed_discriminator import TimedDiscriminator
 RATE = 2e-4
 BETAS = (0.5, 0.999)
 NUM_PATCHES = 256
-LAYERS = (0, 4, 8, 12, 16)
-"""Of the generator, whose patches are compared: its input, both downsamplings, and residual blocks 1 and 5."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class UnsbObjective(Objective):
             "sampler": sampler,
         }.items():
             draw_weights(network, seed=seed_of(seed, f"weights of the {name}"))
-            network.to(device)
+            lay_out(network, device)
         return cls(
             generator,
             discriminator,
@@ -226,7 +226,7 @@ class UnsbObjective(Objective):
 
     def _features(self, images: Tensor, codes: Tensor) -> list[Tensor]:
         time = torch.zeros(1, dtype=torch.int64, device=images.device)
-        return self.generator.features(images, nce_layers(self.generator), time, codes)
+        return self.generator.features(images, _layers(self.generator), time, codes)
 
     def _places(self, features: list[Tensor], batch: int, draws: torch.Generator) -> list[Tensor]:
         sizes = [feature[0, 0].numel() for feature in features]
@@ -243,17 +243,16 @@ class UnsbObjective(Objective):
             self.optimisers[name].step()
 
 
-def nce_layers(generator: UnsbGenerator) -> tuple[int, ...]:
-    """The published layers; with fewer than five residual blocks, the last block stands for the fifth."""
-    last = LAYERS[3] + len(generator.model_res) - 1
-    return tuple(sorted({min(layer, last) for layer in LAYERS}))
+def _layers(generator: UnsbGenerator) -> tuple[int, ...]:
+    """Whose patches are compared."""
+    return feature_layers(len(generator.model_res))
 
 
 def _feature_channels(generator: UnsbGenerator, image: Tensor) -> list[int]:
     with torch.no_grad():
         codes = torch.zeros(1, generator.code_length)
         time = torch.zeros(1, dtype=torch.int64)
-        return [feature.shape[1] for feature in generator.features(image, nce_layers(generator), time, codes)]
+        return [feature.shape[1] for feature in generator.features(image, _layers(generator), time, codes)]
 
 
 def _weights_of(recipe: TransferRecipe) -> Weights:

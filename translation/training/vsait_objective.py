@@ -25,6 +25,7 @@ from d2r_fast.translation.training.hypervector_discriminator import (
 from d2r_fast.translation.training.hypervector_mapping import HypervectorMapping
 from d2r_fast.translation.training.hypervectors import NUM_DIMENSIONS, HypervectorProjection
 from d2r_fast.translation.training.initial import draw_weights
+from d2r_fast.translation.training.layout import lay_out
 from d2r_fast.translation.training.objective import Objective, adam, require_gradients, set_rate
 from d2r_fast.translation.training.seeds import seed_of
 from d2r_fast.translation.training.vgg import Vgg19, read_vgg19
@@ -84,8 +85,10 @@ class VsaitObjective(Objective):
         projection = HypervectorProjection(
             vgg.channels, num_dimensions=length, seed=seed_of(seed, "directions of the projection")
         )
+        for network in (generator, mapping, discriminator, vgg, projection):
+            lay_out(network, device)
         return cls(
-            generator.to(device), mapping.to(device), discriminator.to(device), vgg.to(device), projection.to(device),
+            generator, mapping, discriminator, vgg, projection,
             lambda_gan=_given(recipe.lambda_gan, LAMBDA_GAN), lambda_vsa=_given(recipe.lambda_vsa, LAMBDA_VSA),
             rates=(_given(recipe.learning_rate, GENERATOR_RATE),
                    _given(recipe.discriminator_learning_rate, DISCRIMINATOR_RATE)),
