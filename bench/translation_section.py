@@ -27,10 +27,10 @@ from d2r_fast.engine.console import say
 from d2r_fast.engine.dataset import Dataset
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.samples import draw_samples
-from d2r_fast.engine.source import open_source
+from d2r_fast.engine.source import natural_key, open_source
 from d2r_fast.translation.config import MethodName, TranslateConfig, TranslateRecipe
 from d2r_fast.translation.method import Method
-from d2r_fast.translation.methods import open_method
+from d2r_fast.translation.methods import cpu_backend, open_method
 from d2r_fast.translation.random_weights import FILES, write_random_weights
 from d2r_fast.translation.training.config import TransferMethod
 from d2r_fast.translation.translate import describe, make_all, open_stages, prepare, settle
@@ -192,7 +192,7 @@ def fastest(
     """The backend that runs the networks fastest, open; those for which there is no time are said."""
     bench, best, least_s = subject.bench, None, float("inf")
     begun_s = bench.budget.spent_s
-    for backend, precision in itertools.product(bench.backends, bench.precisions):
+    for backend, precision in itertools.product(backends_of(subject), bench.precisions):
         title = f"{subject.case.method} {backend} {precision}"
         if best is not None and bench.budget.spent_s - begun_s > most_s:
             found.row(title, reason="the time was up")
@@ -211,11 +211,22 @@ def fastest(
     return best
 
 
+def backends_of(subject: Subject) -> tuple[Backend, ...]:
+    """Those asked for; else on a CPU what `translate` takes by itself, on a card all that run."""
+    bench = subject.bench
+    if bench.on_cpu and not bench.config.backend:
+        return (cpu_backend(subject.case.method),)
+    return bench.backends
+
+
 def open_plain(subject: Subject, method: Method, bench: Bench) -> PlainTranslation:
     """The public-style loop over the same files."""
     out = bench.workspace / f"plain-{subject.case.method}"
     out.mkdir(exist_ok=True)
-    files = [image.path for identity in open_source(subject.source).identities for image in identity.images]
+    files = sorted(
+        subject.source.glob("*/*.png"),
+        key=lambda path: (natural_key(path.parent.name), natural_key(path.name)),
+    )
     return PlainTranslation(
         method, files, out, size=(SIDE, SIDE), device=bench.device, dead_work=subject.case.method == "unsb"
     )

@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from d2r_fast.engine.backends import find_backend
-from d2r_fast.engine.backends.network import Network, Port, Rows
-from d2r_fast.engine.backends.spec import Spec
+from d2r_fast.engine.backends.network import Network, Rows
 from d2r_fast.engine.batch import rows_of
 from d2r_fast.engine.build_engines import open_engine
 from d2r_fast.engine.condition import Conditioner
@@ -26,8 +25,8 @@ from d2r_fast.engine.models.layout import ENCODER, UNET, VAE
 from d2r_fast.engine.models.load import config_file, load_scheduler_config, load_text_model, read_skeleton
 from d2r_fast.engine.recogniser import Recogniser
 from d2r_fast.engine.scheduler import UNet
+from d2r_fast.engine.torch_network import cache_folder, open_torch
 from d2r_fast.engine.vae import Decoder
-from d2r_fast.export.exportable import Exportable
 from d2r_fast.export.networks import open_network
 from d2r_fast.export.unet import image_size, pixels_per_latent
 
@@ -186,23 +185,6 @@ def engines_folder(models: Path) -> Path:
     return cache_folder() / f"{place.name}-{digest}"
 
 
-def cache_folder() -> Path:
-    """Where engines are kept if nobody says where."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "d2r-fast" / "engines"
-
-
-@dataclass(frozen=True)
-class _Folder:
-    """A source that has a torch module and no ONNX."""
-
-    network: Exportable
-
-    @property
-    def onnx(self) -> Path:
-        raise AssertionError("the torch backend reads no ONNX")
-
-
 def _open_torch(
     name: str,
     *,
@@ -218,38 +200,6 @@ def _open_torch(
     height, width = size or (None, None)
     network = open_network(name, models, height=height, width=width, lora=lora, recogniser=recogniser)
     return open_torch(network, precision=precision, batch_size=batch_size, device=device, any_size=True)
-
-
-def open_torch(
-    network: Exportable, *, precision: Precision, batch_size: int, device: str, any_size: bool = False
-) -> Network:
-    """A network as torch runs it.
-
-    Args:
-        network: not loaded yet.
-        precision: its arithmetic, unless it computes in float32 alone.
-        batch_size: rows of one run on CUDA.
-        device: "cpu" or "cuda:N".
-        any_size: whether it takes images of other sizes than its ports say.
-
-    Raises:
-        UserError: its files do not do.
-    """
-    precision = network.arithmetic(precision)
-    network = network.on(device, precision)
-    num_rows = 1 if device == "cpu" else batch_size
-    ports = [tuple(port.at(num_rows) for port in ports) for ports in (network.inputs, network.outputs)]
-    inputs, outputs = [tuple(map(_any_size, given)) for given in ports] if any_size else ports
-    spec = Spec(
-        name=network.name, backend="torch", precision=precision, batch_size=num_rows,
-        device=device, targets=(), inputs=inputs, outputs=outputs,
-    )  # fmt: skip
-    return find_backend("torch").load(spec, {}, _Folder(network))
-
-
-def _any_size(port: Port) -> Port:
-    """The port with the sides of its image left open."""
-    return Port(port.name, port.dtype, (*port.shape[:2], "height", "width")) if len(port.shape) == 4 else port
 
 
 def _open_conditioner(models: Path, device: str, encoder: Rows) -> Conditioner:

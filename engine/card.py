@@ -8,9 +8,9 @@ from typing import Any
 import jinja2
 import yaml
 
-from d2r_fast.engine.marker import GENERATED, TRANSLATED, kind_of
+from d2r_fast.engine.marker import CONVERTED, GENERATED, TRANSLATED, kind_of
 
-TEMPLATES = {GENERATED: "card.md.j2", TRANSLATED: "translated_card.md.j2"}
+TEMPLATES = {GENERATED: "card.md.j2", TRANSLATED: "translated_card.md.j2", CONVERTED: "converted_card.md.j2"}
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
           (10_000_000, "1M<n<10M"))  # fmt: skip
 
@@ -40,23 +40,39 @@ def _read(name: str) -> str:
 
 def _metadata(document: Mapping[str, Any], totals: Mapping[str, int]) -> dict[str, Any]:
     """What the Hub reads. `other`, because the networks' and the renders' terms hold together."""
-    suffix, num_identities = document["recipe"]["image_format"], document["plan"]["num_identities"]
-    pattern = "*.tar" if document["format"] == "webdataset" else f"*/*.{suffix}"
+    num_identities, files = document["plan"]["num_identities"], _data_files(document)
+    what = "faces" if kind_of(document) == CONVERTED else "synthetic faces"
+    configs = {"config_name": "default", "data_files": [{"split": "train", "path": files}]}
     return {
         "license": "other",
-        "pretty_name": f"{totals['written']} synthetic faces of {num_identities} identities",
+        "pretty_name": f"{totals['written']} {what} of {num_identities} identities",
         "task_categories": ["image-feature-extraction"],
-        "tags": ["face-recognition", "synthetic", *_maker(document), "d2r-fast", document["format"]],
+        "tags": ["face-recognition", *_maker(document), "d2r-fast", document["format"]],
         "size_categories": [next((name for limit, name in _SIZES if totals["written"] < limit), "n>10M")],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": pattern}]}],
-    }
+    } | ({"configs": [configs]} if files else {})
+
+
+def _data_files(document: Mapping[str, Any]) -> str | list[str] | None:
+    """What the Hub shows of the dataset; None of a form that it does not know."""
+    match document["format"]:
+        case "webdataset":
+            return "*.tar"
+        case "parquet":
+            return "train-*.parquet"
+        case "imagefolder" if kind_of(document) == CONVERTED:
+            return "*/*.*"
+        case "imagefolder":
+            return f"*/*.{document['recipe']['image_format']}"
+    return None
 
 
 def _maker(document: Mapping[str, Any]) -> list[str]:
     """Tags of what made the images."""
+    if kind_of(document) == CONVERTED:
+        return sorted({tag for each in document["made_from"] for tag in _maker(each)})
     if kind_of(document) == GENERATED:
-        return ["arc2face"]
-    return ["image-to-image", document["recipe"]["method"]]
+        return ["synthetic", "arc2face"]
+    return ["synthetic", "image-to-image", document["recipe"]["method"]]
 
 
 def _cell(value: Any) -> str:

@@ -8,11 +8,9 @@ runs imports torch, so that help answers at once.
 import dataclasses
 import inspect
 import os
-import signal
 import sys
 from collections.abc import Mapping
-from types import FrameType
-from typing import Annotated, Any, NoReturn, Union, get_type_hints
+from typing import Annotated, Any, Union, get_type_hints
 
 import tyro
 
@@ -20,9 +18,10 @@ from d2r_fast.engine.command import Command
 from d2r_fast.engine.commands import COMMANDS
 from d2r_fast.engine.config import read_settings
 from d2r_fast.engine.errors import RunError, UserError
+from d2r_fast.engine.patience import watch
+from d2r_fast.engine.stops import STOPPED, stop_when_told
 
 DESCRIPTION = "Rendered faces in, realistic training data for face recognition out."
-STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _FILLS = "__fills__"
 """Attribute of a draft that holds the model it is of; no field can be called so."""
 MARKERS = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
@@ -30,8 +29,8 @@ MARKERS = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
 
 def main() -> None:
     """Entry point of the `d2r-fast` command."""
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
+    stop_when_told()
+    watch()
     try:
         sys.exit(parse(sys.argv[1:]).run())
     except (UserError, RunError) as error:
@@ -48,11 +47,6 @@ def main() -> None:
         # The reader of our output left; Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-
-
-def _stop(signum: int, frame: FrameType | None) -> NoReturn:
-    signal.signal(signum, signal.SIG_DFL)  # a second one stops at once
-    raise SystemExit(128 + signum)
 
 
 def parse(arguments: list[str]) -> Command:

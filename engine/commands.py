@@ -11,8 +11,10 @@ from pydantic import Field
 from tyro.conf import Positional
 
 from d2r_fast.bench.config import SECTIONS, BenchConfig, Section
+from d2r_fast.bench.drill.config import DrillConfig
 from d2r_fast.engine.command import Command, Settings
-from d2r_fast.engine.config import PRESETS, Backend, Frozen, GenerateConfig, Precision, Preset
+from d2r_fast.engine.config import PRESETS, Backend, Frozen, GenerateConfig, Precision, Preset, ReaderName
+from d2r_fast.engine.formats.commands import Convert, Merge, Split, Subset
 from d2r_fast.recognition.commands import Evaluate, Quality, Train
 from d2r_fast.translation.commands import Compare, TrainTransfer, Translate
 from d2r_fast.translation.config import MethodName
@@ -135,7 +137,7 @@ class Embed(Command):
     """Embed every image of a folder of faces with the recogniser."""
 
     source: Positional[Path]
-    """Folder of images: <identity>/<image>.png."""
+    """Images: a folder laid out as <identity>/<image>.png, a .zip, .tar or .parquet of one, or a folder of several."""
     models: Path
     """Model folder."""
     out: Path
@@ -158,6 +160,9 @@ class Embed(Command):
     """Its arithmetic. Half precision is faster on CUDA, and moves cosines by about 1e-3."""
     engines: Path | None = None
     """Folder of engines, from build-engines; one that is missing is built there first. Default: a cache folder."""
+    reader: ReaderName = "auto"
+    """Who decodes: plain (Pillow) or dali (NVIDIA DALI; on CUDA JPEG is decoded there). auto is plain: on a CPU the
+    networks set the pace, though dali decodes faster there too."""
 
     def run(self) -> int:
         from d2r_fast.engine.embed import embed_source
@@ -277,6 +282,23 @@ class Verify(Command):
         return run_verify(self.folder, quick=self.quick)
 
 
+class Status(Command):
+    """Say how far a dataset has come, who is at work on it and how long it will take; from any terminal or node.
+
+    Ends with 0 where it is finished, 4 while it is being made, 1 where nobody is at work on it, 2 where it is none.
+    """
+
+    folder: Positional[Path]
+    """Dataset folder."""
+    as_json: Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="json")] = False
+    """Print one JSON document in place of text."""
+
+    def run(self) -> int:
+        from d2r_fast.engine.status import run_status
+
+        return run_status(self.folder, as_json=self.as_json)
+
+
 class Report(Command):
     """Write one self-contained HTML page about a dataset."""
 
@@ -298,13 +320,22 @@ class Bench(BenchConfig, Command):
     section: Positional[Section | Literal["all"]]
     """networks: each backend; detector: batches against one by one; paths: few steps and partial guidance;
     scheduler: slots against static batches; pipeline: generate against diffusers; kernels; recognition: evaluation's
-    protocols; or all of these."""
+    protocols; readers: who decodes images; translation: methods against their programs' loops; or all of these."""
 
     def run(self) -> int:
         from d2r_fast.bench.run import run_bench
 
         names = SECTIONS if self.section == "all" else (self.section,)
         return run_bench(names, self.settings())
+
+
+class Drill(DrillConfig, Command):
+    """Kill, starve and damage runs on purpose, and say what came of it; then one line of JSON."""
+
+    def run(self) -> int:
+        from d2r_fast.bench.drill.run import run_drill
+
+        return run_drill(self.settings())
 
 
 class Doctor(Command):
@@ -328,11 +359,17 @@ COMMANDS: dict[str, Any] = {
     "translate": Translate,
     "train-transfer": TrainTransfer,
     "compare": Compare,
+    "convert": Convert,
+    "merge": Merge,
+    "split": Split,
+    "subset": Subset,
+    "status": Status,
     "verify": Verify,
     "report": Report,
     "train": Train,
     "evaluate": Evaluate,
     "quality": Quality,
     "bench": Bench,
+    "drill": Drill,
     "doctor": Doctor,
 }

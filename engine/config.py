@@ -7,11 +7,20 @@ published Arc2Face settings where it is silent.
 """
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from tyro.conf import Positional
 
 from d2r_fast.engine.errors import UserError
@@ -21,6 +30,8 @@ Backend = Literal[
     "torch", "inductor", "onnxruntime", "onnxruntime-tensorrt", "openvino", "tensorrt", "tensorrt-rtx"
 ]
 Precision = Literal["fp32", "bf16", "fp16"]
+ReaderName = Literal["auto", "plain", "dali"]
+EncoderName = Literal["plain", "nvimgcodec"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -201,11 +212,44 @@ class Recipe(Frozen):
         return self
 
 
-class GenerateConfig(Recipe):
+class Execution(Frozen):
+    """Who makes a dataset's shards: which of them, and in how many processes. The images do not depend on it."""
+
+    executor: Literal["local", "ray"] = "local"
+    """local: processes on this machine; ray: actors of an existing Ray cluster, which sees the same folders."""
+    workers: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Processes that make shards. Default: one for every GPU that the device setting allows, or one on a CPU."""
+    shards: str | None = None
+    """A:B makes shards A to B-1 alone, so that other machines can make the others at the same time; all makes all.
+    Default: in a SLURM array the task's share, else all."""
+    ray_address: str = "auto"
+    """Address of the Ray cluster, for --executor ray."""
+
+    @field_validator("shards")
+    @classmethod
+    def _span(cls, value: str | None) -> str | None:
+        if value not in (None, "all"):
+            match = re.fullmatch(r"(\d+):(\d+)", value)
+            if match is None or int(match[1]) >= int(match[2]):
+                raise ValueError("expected A:B with A below B, as 0:50, or all")
+        return value
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "Execution":
+        if self.executor == "ray" and self.shards not in (None, "all"):
+            raise ValueError(
+                "--shards and --executor ray exclude each other: Ray hands out all shards itself"
+            )
+        if self.executor == "local" and self.ray_address != "auto":
+            raise ValueError("--ray-address belongs to --executor ray: give that too")
+        return self
+
+
+class GenerateConfig(Recipe, Execution):
     """A recipe, its source, its models, its place, and how this machine is to run it."""
 
     source: Positional[Path]
-    """Folder of renders, one sub-folder per identity: <identity>/<image>.png."""
+    """Renders: a folder laid out as <identity>/<image>.png, a .zip, .tar or .parquet of one, or a folder of several."""
     models: Path
     """Model folder, from `models pull` or `models init`."""
     out: Path

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,9 +159,11 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"out {folder} is a file or lies in one: give a folder") from None
 
 
-def remove_stale(folder: Path) -> None:
-    """Delete what killed processes left unfinished in `folder`; the caller must be alone there."""
+def remove_stale(folder: Path, *, which: Callable[[str], bool] | None = None) -> None:
+    """Delete what killed processes left unfinished in `folder`, by name `which`; the caller must be alone with it."""
     for path in stale(folder):
+        if which is not None and not which(path.name):
+            continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

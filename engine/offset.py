@@ -94,7 +94,7 @@ def mean_latent(
     """
     images = sample_images(source, seed)
     total, used, unusable = torch.zeros((), dtype=torch.float64), 0, 0
-    with ThreadPoolExecutor() as pool, Meter(f"embed {source.root.name}", total=samples) as meter:
+    with ThreadPoolExecutor() as pool, Meter(f"embed {source.name}", total=samples) as meter:
         while used < samples and (chunk := tuple(islice(images, min(CHUNK, samples - used)))):
             found, embeddings, failed = embed_images(chunk, source, embedder, pool)
             unusable += len(failed)

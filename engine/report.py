@@ -21,21 +21,24 @@ from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.figures import cosine_chart, drift_chart, t_chart
 from d2r_fast.engine.files import check_out, write_atomic
 from d2r_fast.engine.folder_lock import LOCK
-from d2r_fast.engine.gallery import Exhibit, exhibits, render_picture
+from d2r_fast.engine.gallery import Exhibit, exhibits, open_renders, render_picture
 from d2r_fast.engine.marker import (
     CARD,
     COMMANDS,
+    CONVERTED,
     DOCUMENT,
-    EVENTS,
     GENERATED,
     SUCCESS,
     TRANSLATED,
+    is_events,
     kind_of,
     read_document,
     shard_number,
 )
 from d2r_fast.engine.models.card import RANDOM_LICENCE
-from d2r_fast.engine.summary import MAX_PROTOTYPES, Log, Summary, summarise
+from d2r_fast.engine.run_log import Log
+from d2r_fast.engine.source import Source
+from d2r_fast.engine.summary import MAX_PROTOTYPES, Summary, summarise
 from d2r_fast.translation.config import TranslateRecipe
 
 PAGE = "report.html"
@@ -73,7 +76,10 @@ def write_report(dataset: Path, *, out: Path | None = None, num_exhibits: int = 
         RunError: a finished shard's files are damaged, or the disk is full.
     """
     page = dataset / PAGE if out is None else out
-    read_document(dataset)
+    if kind_of(read_document(dataset)) == CONVERTED:
+        raise UserError(
+            f"{dataset} was converted, and a report shows how images were made: give the dataset that it comes from"
+        )
     check_out(page)
     if _is_own(dataset, page):
         raise UserError(f"out {page} is a file of the dataset: give --out another file name")
@@ -84,7 +90,8 @@ def write_report(dataset: Path, *, out: Path | None = None, num_exhibits: int = 
 
 def _is_own(dataset: Path, page: Path) -> bool:
     """Whether `page` has the name and place of a file that the dataset consists of."""
-    own = page.name in (DOCUMENT, EVENTS, CARD, SUCCESS, LOCK) or shard_number(page.name) is not None
+    own = page.name in (DOCUMENT, CARD, SUCCESS, LOCK) or is_events(page.name)
+    own = own or shard_number(page.name) is not None
     return own and page.parent.samefile(dataset)
 
 
@@ -96,13 +103,14 @@ def render_page(summary: Summary, *, num_exhibits: int) -> str:
     )  # fmt: skip
     environment.filters |= {"number": number, "share": share, "duration": duration, "decimals": decimals,
                             "moment": moment, "value": show_value, "speed": speed}  # fmt: skip
-    shown = exhibits(summary, limit=num_exhibits)
+    renders = open_renders(summary.log.source)
+    shown = exhibits(summary, limit=num_exhibits, renders=renders)
     kind = kind_of(summary.document)
     return environment.get_template(TEMPLATES[kind]).render(
         style=_read("page.css"), command=COMMANDS[kind], name=summary.folder.resolve().name, summary=summary,
         document=summary.document, plan=summary.document["plan"], untrained=untrained(summary.document), exhibits=shown,
         renders_gone=renders_gone(shown), max_prototypes=MAX_PROTOTYPES, charts=charts(summary),
-        pairs=pairs(summary), stages=stages(summary.log), first_try=first_try(summary),
+        pairs=pairs(summary, renders), stages=stages(summary.log), first_try=first_try(summary),
         reasons=ranked(summary.reasons.items()), problems=ranked(summary.problems.items()),
         settings=settings(summary),
     )  # fmt: skip
@@ -137,11 +145,10 @@ def charts(summary: Summary) -> dict[str, Markup | None]:
     }  # fmt: skip
 
 
-def pairs(summary: Summary) -> list[dict[str, Any]]:
+def pairs(summary: Summary, renders: Source | None) -> list[dict[str, Any]]:
     """The most alike identities, each with a render to see why."""
-    source = summary.log.source
     return [
-        {"cosine": pair.cosine, "people": [(name, render_picture(source, name, file)) for name, file in
+        {"cosine": pair.cosine, "people": [(name, render_picture(renders, name, file)) for name, file in
                                            (pair.first, pair.second)]}
         for pair in summary.pairs
     ]  # fmt: skip

@@ -7,18 +7,17 @@ the crop is cut by the landmarks found before.
 """
 
 from pathlib import Path
-from typing import Self
+from typing import Self, Unpack
 
 import torch
 
-from d2r_fast.engine.config import Precision
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.vae import Decoded
 from d2r_fast.translation.config import TranslateRecipe
 from d2r_fast.translation.images import translate_images
 from d2r_fast.translation.method import Method, Run, Size, Unfit
 from d2r_fast.translation.methods import open_method
-from d2r_fast.translation.opened import open_networks
+from d2r_fast.translation.opened import Runtime, open_networks
 
 
 class Restorer:
@@ -33,26 +32,14 @@ class Restorer:
         self._method, self._networks = method, networks
 
     @classmethod
-    def open(
-        cls,
-        weights: Path,
-        *,
-        w: float,
-        size: Size,
-        backend: str,
-        precision: Precision,
-        engines: Path | None,
-        device: str,
-        batch_size: int,
-    ) -> Self:
+    def open(cls, weights: Path, *, w: float, size: Size, **runtime: Unpack[Runtime]) -> Self:
         """Opens a checkpoint.
 
         Args:
             weights: CodeFormer's.
             w: 0 to 1.
             size: height and width of the images in pixels.
-            backend, precision, engines, device: as for the other networks.
-            batch_size: images of one run on CUDA.
+            runtime: see `translation.opened.Runtime`.
 
         Raises:
             UserError: a file that is no CodeFormer, or images that it cannot take.
@@ -65,10 +52,7 @@ class Restorer:
             raise UserError(
                 f"restore {weights}: {error.reason}: leave --restore out, or --height and --width"
             ) from None
-        networks = open_networks(
-            method, size, backend=backend, precision=precision, engines=engines, device=device, batch_size=batch_size,
-        )  # fmt: skip
-        return cls(method, networks)
+        return cls(method, open_networks(method, size, **runtime))
 
     def __call__(self, images: torch.Tensor) -> Decoded:
         """Restores images (N, H, W, 3) uint8 RGB, N >= 1; each is a function of itself alone.

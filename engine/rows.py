@@ -1,7 +1,8 @@
 """What a shard's tables hold, one dataclass and one parquet schema each.
 
 An `ImageRow` stands for every image that was asked for, made or not, and goes with the image into the tar, in
-translated datasets a `TranslatedRow`; an `IdentityRow` for every identity; a `Problem` for everything that went wrong.
+translated datasets a `TranslatedRow`, in converted ones a `ConvertedRow`; an `IdentityRow` for every identity; a
+`Problem` for everything that went wrong.
 """
 
 import io
@@ -14,7 +15,9 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from d2r_fast.engine.marker import GENERATED, TRANSLATED, Status, dump_line
+from d2r_fast.engine.marker import CONVERTED, GENERATED, TRANSLATED, Status, dump_line
+
+_SPELLINGS = {"jpeg": "jpg", "tiff": "tif"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,14 @@ class WantedRow(ABC):
     @abstractmethod
     def stem(self) -> str:
         """Name of its file in an imagefolder, without folder and suffix."""
+
+    def suffix(self, image_format: str) -> str:
+        """What its file ends with in a tar, of a dataset of this image format."""
+        return image_format
+
+    def file_name(self, image_format: str) -> str:
+        """Its file in an imagefolder, in its identity's folder."""
+        return f"{self.stem}.{self.suffix(image_format)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +92,33 @@ class TranslatedRow(WantedRow):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertedRow(WantedRow):
+    """One image as its source had it, byte for byte, under its own name."""
+
+    record: str | None = None
+    """What the dataset that it comes from recorded of it: that one's row, as JSON."""
+
+    @property
+    def stem(self) -> str:
+        assert self.source is not None, "a converted image has a source"
+        return PurePath(self.source).stem
+
+    def suffix(self, image_format: str) -> str:
+        assert self.source is not None, "a converted image has a source"
+        return tar_suffix(self.source)
+
+    def file_name(self, image_format: str) -> str:
+        assert self.source is not None, "a converted image has a source"
+        return self.source
+
+
+def tar_suffix(name: str) -> str:
+    """What an image of this name ends with in a tar, without the dot: one spelling of each image format."""
+    suffix = PurePath(name).suffix.lower().removeprefix(".")
+    return _SPELLINGS.get(suffix, suffix)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityRow:
     """One identity of the dataset."""
 
@@ -107,9 +145,11 @@ class Problem:
     reason: str
 
 
-AnyImageRow = ImageRow | TranslatedRow
+AnyImageRow = ImageRow | TranslatedRow | ConvertedRow
 Row = TypeVar("Row", bound=AnyImageRow | IdentityRow)
-ROWS: dict[str, type[ImageRow] | type[TranslatedRow]] = {GENERATED: ImageRow, TRANSLATED: TranslatedRow}
+ROWS: dict[str, type[ImageRow] | type[TranslatedRow] | type[ConvertedRow]] = {
+    GENERATED: ImageRow, TRANSLATED: TranslatedRow, CONVERTED: ConvertedRow,
+}  # fmt: skip
 """What a dataset's images are recorded as, by its kind."""
 
 
@@ -130,6 +170,10 @@ SCHEMAS: dict[type, pa.Schema] = {
     TranslatedRow: _schema(TranslatedRow, {
         "key": _TEXT, "label": _INT, "identity": _TEXT, "image": _INT, "status": _TEXT, "reason": _TEXT,
         "source": _TEXT, "height": _INT, "width": _INT,
+    }),
+    ConvertedRow: _schema(ConvertedRow, {
+        "key": _TEXT, "label": _INT, "identity": _TEXT, "image": _INT, "status": _TEXT, "reason": _TEXT,
+        "source": _TEXT, "record": _TEXT,
     }),
     IdentityRow: _schema(IdentityRow, {
         "label": _INT, "identity": _TEXT, "sources": pa.list_(_TEXT), "prototype": pa.list_(pa.float32()),

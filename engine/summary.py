@@ -16,12 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from d2r_fast.engine.dataset import read_events
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.histogram import Agreement, Histogram
 from d2r_fast.engine.marker import (
     DOCUMENT,
-    EVENTS,
     GENERATED,
     TRANSLATED,
     Format,
@@ -31,6 +29,7 @@ from d2r_fast.engine.marker import (
     read_document,
     read_marker,
 )
+from d2r_fast.engine.run_log import Log, is_text, read_log
 
 MAX_PROTOTYPES = 4000
 """Prototypes compared with each other at most: 8 million pairs."""
@@ -39,8 +38,6 @@ MAX_REASONS = 200
 OTHER_REASONS = "other reasons"
 NUM_EXAMPLES, EXAMPLES_PER_KIND = 8, 3
 NUM_PAIRS = 4
-_LAST_TIME = 253_402_300_800.0
-"""Year 10000 in Unix time, where dates end."""
 _MOST_IMAGES = 2**53
 _COUNT, _NUMBER = (int,), (int, float)
 _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
@@ -67,20 +64,6 @@ class Pair:
     cosine: float
     first: tuple[str, str]
     second: tuple[str, str]
-
-
-@dataclass(slots=True)
-class Log:
-    """What events.jsonl says of all runs: where the renders were, Unix times and stage times in seconds."""
-
-    source: Path | None = None
-    num_runs: int = 0
-    started: float | None = None
-    ended: float | None = None
-    wall_s: float = 0.0
-    devices: list[str] = field(default_factory=list)
-    stage_s: dict[str, float] = field(default_factory=dict)
-    num_images: int = 0
 
 
 @dataclass(slots=True)
@@ -298,19 +281,6 @@ def _problems(path: Path) -> Iterator[dict[str, str]]:
         raise RunError(f"{path} is damaged ({error}): see `d2r-fast verify {path.parent}`") from error
 
 
-def is_text(value: Any) -> bool:
-    """Whether it is a string that can be written to a page and be a path."""
-    return isinstance(value, str) and "\0" not in value and _is_encodable(value)
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _count_problems(summary: Summary, path: Path) -> None:
     for problem in _problems(path):
         key = (problem["stage"], problem["error"], problem["reason"])
@@ -336,56 +306,3 @@ def _compare(summary: Summary, prototypes: list[NDArray[np.float32]], names: lis
             first, second = names[start + i[place]], names[start + j[place]]
             summary.pairs.append(Pair(float(cosines[place]), first, second))
         summary.pairs = sorted(summary.pairs, key=lambda pair: -pair.cosine)[:NUM_PAIRS]
-
-
-def read_log(folder: Path) -> Log:
-    """All runs together; a run lasts from its start to the last event before the next start.
-
-    Raises:
-        RunError: the log is there and cannot be read.
-    """
-    log, begun = Log(), None
-    for event in _events(folder):
-        now = float(event["time"])
-        if event["event"] == "start":
-            log.num_runs += 1
-            log.started = now if log.started is None else log.started
-            log.source = Path(event["source"])
-            if event["device"] not in log.devices:
-                log.devices.append(event["device"])
-        elif begun is not None:
-            log.wall_s += max(0.0, now - begun)
-        begun = log.ended = now
-        if event["event"] == "shard":
-            log.num_images += event["images"]
-            for stage, seconds in event["stage_s"].items():
-                log.stage_s[stage] = log.stage_s.get(stage, 0.0) + float(seconds)
-    return log
-
-
-def _events(folder: Path) -> Iterator[dict[str, Any]]:
-    """The log's events that have all their fields; damaged ones are passed over."""
-    try:
-        yield from filter(_is_event, read_events(folder))
-    except OSError as error:
-        raise RunError(f"{folder / EVENTS} cannot be read ({error.strerror}): move it away") from error
-
-
-def _is_event(event: Any) -> bool:
-    if not isinstance(event, dict) or not is_text(event.get("event")) or not _is_span(event.get("time")):
-        return False
-    if event["event"] == "start":
-        return is_text(event.get("source")) and is_text(event.get("device"))
-    return event["event"] != "shard" or _has_times(event)
-
-
-def _has_times(event: Mapping[str, Any]) -> bool:
-    images, stage_s = event.get("images"), event.get("stage_s")
-    if type(images) is not int or not 0 <= images < _MOST_IMAGES or not isinstance(stage_s, dict):
-        return False
-    return all(is_text(stage) and _is_span(seconds) for stage, seconds in stage_s.items())
-
-
-def _is_span(value: Any) -> bool:
-    """Whether it is a number of seconds: a Unix time that is a date, or a duration."""
-    return type(value) in _NUMBER and 0 <= value < _LAST_TIME  # NaN is not

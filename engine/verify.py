@@ -11,22 +11,25 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, get_args
 
+from d2r_fast.engine.ahead import ahead
 from d2r_fast.engine.console import Meter, say
+from d2r_fast.engine.dataset import logs
 from d2r_fast.engine.files import stale
 from d2r_fast.engine.marker import (
     CARD,
     COMMANDS,
+    CONVERTED,
     COUNTS,
-    EVENTS,
     GENERATED,
     SCHEMA,
     SUCCESS,
+    WORKERS,
     Format,
     ShardFiles,
     kind_of,
@@ -48,7 +51,8 @@ def run_verify(folder: Path, *, quick: bool = False) -> int:
     """
     wanted = read_document(folder)["plan"].get("wanted")
     useful = 1 + wanted // _IMAGES_PER_WORKER if isinstance(wanted, int) else 1
-    num_workers = 1 if quick else min(len(os.sched_getaffinity(0)), useful)
+    num_cores = len(os.sched_getaffinity(0))
+    num_workers = num_cores if quick else min(num_cores, useful)
     report = verify(folder, quick=quick, num_workers=num_workers)
     for problem in report.problems:
         print(problem)
@@ -80,7 +84,7 @@ def verify(folder: Path, *, quick: bool = False, num_workers: int = 1) -> Report
     check = partial(verify_shard, folder, document, quick=quick)
     num_shards = document["plan"]["num_shards"]
     with Meter("verify", total=num_shards, unit="shards") as meter:
-        for found in _spread(check, num_shards, num_workers):
+        for found in _spread(check, num_shards, num_workers, quick=quick):
             report.add(found)
             meter.advance(1, note=f"{len(report.problems)} problems")
     whole = report.counts["shards"] == num_shards
@@ -88,13 +92,18 @@ def verify(folder: Path, *, quick: bool = False, num_workers: int = 1) -> Report
         report.problems.append("dataset.json: wanted is not what the shards hold")
     report.problems += _name_problems(report.identities)
     report.problems += _folder_problems(folder, document, report.folders if whole else None)
-    report.problems += _event_problems(folder / EVENTS)
+    for name in logs(folder):
+        report.problems += _event_problems(folder / name)
     return report
 
 
-def _spread(check: "partial[Report]", num_shards: int, num_workers: int) -> Iterator[Report]:
+def _spread(check: "partial[Report]", num_shards: int, num_workers: int, *, quick: bool) -> Iterator[Report]:
     if num_workers <= 1:
         yield from map(check, range(num_shards))
+        return
+    if quick:  # SHA-256 lets go of the interpreter
+        with ThreadPoolExecutor(num_workers) as pool:
+            yield from ahead(pool, check, range(num_shards), depth=2 * num_workers)
         return
     # Processes, since decoding a small image holds the interpreter; fresh ones, since a fork copies locks.
     with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
@@ -108,9 +117,9 @@ def _document_problems(document: Mapping[str, Any]) -> Iterator[str]:
     if document.get("format") not in get_args(Format):
         yield f"dataset.json has format {document.get('format')!r}"
     recipe = document.get("recipe")
-    if not isinstance(recipe, dict) or recipe.get("image_format") not in tuple(SIGNATURES):
-        yield "dataset.json names no image format"
     kind, plan = kind_of(document), document["plan"]
+    if not isinstance(recipe, dict) or not _is_image_format(recipe.get("image_format"), kind):
+        yield "dataset.json names no image format"
     if kind not in ROWS:
         yield f"dataset.json has kind {kind!r}"
     names = ["num_identities", "identities_per_shard", "num_shards", "wanted"]
@@ -121,6 +130,13 @@ def _document_problems(document: Mapping[str, Any]) -> Iterator[str]:
         yield "dataset.json: wanted is not identities times images"
     elif plan["num_shards"] != -(-plan["num_identities"] // plan["identities_per_shard"]):
         yield "dataset.json: the shards do not hold the identities"
+
+
+def _is_image_format(given: Any, kind: str) -> bool:
+    """A converted dataset may have several, as in "jpg;png"."""
+    if kind == CONVERTED:
+        return isinstance(given, str) and given != ""
+    return given in tuple(SIGNATURES)
 
 
 def _name_problems(identities: Sequence[str]) -> Iterator[str]:
@@ -150,6 +166,7 @@ def _folder_problems(
     )
     if document["format"] == "imagefolder":
         folders = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+        folders.discard(WORKERS)
         yield from (
             f"{name} is a folder that no identity knows" for name in sorted(folders - set(image_folders))
         )

@@ -17,13 +17,13 @@ from d2r_fast.engine.marker import (
     document_digest,
     dump,
     image_key,
-    image_name,
     kind_of,
     read_marker,
 )
 from d2r_fast.engine.rows import (
     ROWS,
     AnyImageRow,
+    ConvertedRow,
     IdentityRow,
     Problem,
     TranslatedRow,
@@ -170,7 +170,7 @@ def _error_problems(path: Path, identities: set[str]) -> Iterator[str]:
 
 def _tar_problems(path: Path, written: Sequence[AnyImageRow], suffix: str) -> Iterator[str]:
     """The tar holds every member of every written image, in order, and nothing else."""
-    expected = [(row, ending) for row in written for ending in sorted(("cls", "json", suffix))]
+    expected = [(row, ending) for row in written for ending in sorted(("cls", "json", row.suffix(suffix)))]
     try:
         with tarfile.open(path, "r:") as tar:
             members = iter(tar)
@@ -200,12 +200,17 @@ def _member_problem(row: AnyImageRow, ending: str, data: bytes) -> str | None:
 
 
 def _image_problem(row: AnyImageRow, data: bytes, suffix: str) -> str | None:
-    if not data.startswith(SIGNATURES[suffix]):
+    copied = isinstance(
+        row, ConvertedRow
+    )  # what a source called its files, and their sizes, are as they were
+    if not copied and not data.startswith(SIGNATURES[suffix]):
         return f"is no {suffix} file"
     try:
         shape = decode(data, min_side=1).shape
     except DecodeError as error:
         return f"cannot be decoded: {error.reason}"
+    if copied:
+        return None
     height, width, _ = CROP if not isinstance(row, TranslatedRow) else (row.height, row.width, 3)
     return None if shape == (height, width, 3) else f"is {shape[1]}x{shape[0]}, not {width}x{height}"
 
@@ -219,7 +224,7 @@ def _image_folder_problems(
     quick: bool,
 ) -> Iterator[str]:
     """The marker lists every written image and no other, and so do the identities' folders."""
-    images = {image_name(row.identity, row.stem, suffix): row for row in written}
+    images = {f"{row.identity}/{row.file_name(suffix)}": row for row in written}
     if images.keys() != listed - set(names.listed("imagefolder")):
         yield f"{names.stats} lists other images than {names.rows} has written"
         return

@@ -3,11 +3,16 @@
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from .fakefaces import draw_patterns, pattern_pairs
+from .tracing import trace_once
+
+if TYPE_CHECKING:
+    from d2r_fast.bench.miniature.head import Head
 
 # Triton reads this once, when diffusers imports it: interpreted where there is no GPU, else compiled.
 os.environ["TRITON_INTERPRET"] = "0" if torch.cuda.is_available() else "1"
@@ -28,6 +33,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+def pytest_runtest_setup() -> None:
+    trace_once()
 
 
 @pytest.fixture(scope="session")
@@ -75,3 +84,48 @@ def pattern_sets(patterns: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     images, same = pattern_pairs(patterns, num_pairs=40)
     write_bin(folder / "patterns.bin", images, same)
     return folder
+
+
+@pytest.fixture(scope="session")
+def shift(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of fakemethod.py's translation."""
+    from .fakemethod import write_weights
+
+    return write_weights(tmp_path_factory.mktemp("shift") / "w.safetensors")
+
+
+@pytest.fixture(scope="session")
+def shifted(renders: Path, shift: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample renders, translated by it; copy before changing anything."""
+    from .fakemethod import use_fake_method
+    from .translating import run
+
+    out = tmp_path_factory.mktemp("shifted") / "dataset"
+    with pytest.MonkeyPatch.context() as patch:
+        use_fake_method(patch)
+        assert run(renders, shift, out) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def facekit(shared: Path) -> Path:
+    """The face model of the miniature world."""
+    return shared / "ict-facekit"
+
+
+@pytest.fixture(scope="session")
+def head(facekit: Path) -> "Head":
+    """That model, read."""
+    from d2r_fast.bench.miniature.head import open_head
+
+    return open_head(facekit)
+
+
+@pytest.fixture(scope="session")
+def e4e(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mini e4e checkpoint; copy before changing anything."""
+    from d2r_fast.translation.stylegan.random_weights import write_random_weights
+
+    path = tmp_path_factory.mktemp("stylegan") / "e4e.pt"
+    write_random_weights(path, size="mini", seed=0)
+    return path

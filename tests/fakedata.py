@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from d2r_fast.engine.dataset import Dataset
-from d2r_fast.engine.marker import image_key
+from d2r_fast.engine.marker import WORKERS, image_key, is_events
 from d2r_fast.engine.rows import IdentityRow, ImageRow, Problem
 from d2r_fast.engine.write import encode, write_shard
 
@@ -144,8 +144,9 @@ def make_dataset(folder: Path, document: dict[str, Any]) -> Path:
 
 def tree(folder: Path) -> dict[str, str]:
     """SHA-256 of every file that is part of the dataset's identity, by relative name."""
-    names = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in {"events.jsonl", ".lock"}]
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in names}
+    names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    own = [name for name in names if name.parts[0] not in {".lock", WORKERS} and not is_events(name.name)]
+    return {str(name): hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in own}
 
 
 def names_in(folder: Path) -> list[str]:

@@ -12,6 +12,7 @@ from d2r_fast.engine.cli import parse
 from d2r_fast.engine.commands import COMMANDS, Generate, Train
 from d2r_fast.engine.config import GenerateConfig, Recipe, paper
 from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.formats.config import ConvertConfig, MergeConfig, SplitConfig, SubsetConfig
 from d2r_fast.recognition.evaluation.config import EvaluateConfig
 from d2r_fast.recognition.quality.config import QualityConfig
 from d2r_fast.recognition.training.config import TrainConfig
@@ -22,6 +23,7 @@ from d2r_fast.translation.training.config import TransferConfig
 from .conftest import PROGRAM
 
 # A flag that goes, or changes its name, breaks somebody's script: change this table on purpose or not at all.
+WRITTEN = {"out", "to", "layout", "identities_per_shard", "seed", "max_unreadable"}
 SURFACE = {
     "demo": {"out"},
     "build-engines": {
@@ -33,7 +35,7 @@ SURFACE = {
     "models check": {"folder"},
     "embed": {
         "source", "models", "out", "recogniser", "source_alignment", "detector", "batch_size", "device",
-        "recogniser_device", "recogniser_backend", "recogniser_precision", "engines",
+        "recogniser_device", "recogniser_backend", "recogniser_precision", "engines", "reader",
     },
     "rank-identities": {"embeddings", "out"},
     "offset": {
@@ -47,12 +49,12 @@ SURFACE = {
         "clip_offset", "clip_offset_scale", "restore", "restore_w", "seed", "height", "width", "detector",
         "min_face_size", "attempts", "format", "image_format", "jpeg_quality", "identities_per_shard", "backend",
         "recogniser_backend", "recogniser_precision", "dtype", "engines", "recogniser", "batch_size", "device",
-        "recogniser_device", "max_error_rate",
+        "recogniser_device", "max_error_rate", "executor", "workers", "shards", "ray_address",
     },
     "translate": {
         "source", "weights", "out", "method", "size", "w", "nfe", "steps", "latent", "seed", "format", "image_format",
         "jpeg_quality", "identities", "identities_per_shard", "backend", "precision", "engines", "batch_size", "device",
-        "num_threads", "max_error_rate", "config",
+        "num_threads", "reader", "encoder", "max_error_rate", "config", "executor", "workers", "shards", "ray_address",
     },
     "train-transfer": {
         "source", "target", "out", "config", "method", "size", "load_size", "flip", "batch_size", "epochs",
@@ -65,12 +67,18 @@ SURFACE = {
         "source", "methods", "out", "images", "rows", "real", "real_images", "recogniser", "side", "backend",
         "precision", "engines", "batch_size", "device", "seed",
     },
+    "convert": {"source", "pairs", *WRITTEN},
+    "merge": {"sources", "same_names", *WRITTEN},
+    "split": {"source", "parts", "identities_per_part", *WRITTEN},
+    "subset": {"source", "identities", "images", "top", *WRITTEN},
+    "status": {"folder", "as_json"},
     "verify": {"folder", "quick"},
     "report": {"folder", "out"},
     "bench": {
         "section", "models", "size", "engines", "backend", "precision", "batch_size", "height", "width", "images",
         "device", "budget_s", "save",
     },
+    "drill": {"quick", "only", "seed", "soak_s", "folder", "save"},
     "doctor": set(),
     "train": {
         "config", "recipe", "data", "out", "real", "real_identities", "identities", "identities_seed", "backbone",
@@ -78,12 +86,12 @@ SURFACE = {
         "batch_size",
         "learning_rate", "momentum", "weight_decay", "decay_norms", "schedule", "milestones", "gamma",
         "warmup_epochs", "clip_norm", "sampling", "augment", "augment_probability", "precision", "sync_batch_norm",
-        "init", "benchmarks", "early_stop", "seed", "seeds", "device", "num_threads", "checkpoint_every",
+        "init", "benchmarks", "early_stop", "seed", "seeds", "device", "num_threads", "reader", "checkpoint_every",
         "max_unreadable", "onnx", "compile", "tensorboard",
     },
     "evaluate": {
         "network", "benchmarks", "out", "suite", "ijb_fusion", "no_flip", "max_unreadable", "batch_size", "precision",
-        "device",
+        "reader", "device",
     },
     "quality": {
         "dataset", "recogniser", "out", "real", "inception", "identities", "images_per_identity", "radius",
@@ -105,6 +113,7 @@ def test_surface_is_frozen() -> None:
 
 CONFIGS = (
     GenerateConfig, TrainConfig, EvaluateConfig, QualityConfig, TranslateConfig, TransferConfig, CompareConfig,
+    ConvertConfig, MergeConfig, SplitConfig, SubsetConfig,
 )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from d2r_fast.translation.compare.compare import compare
 from d2r_fast.translation.compare.config import CompareConfig, parse_column, split_columns
 from d2r_fast.translation.compare.pictures import choose, spread
 from d2r_fast.translation.compare.published import TABLE_1, figure_column
-from d2r_fast.translation.compare.run_column import run_column
+from d2r_fast.translation.compare.run_column import num_warming, run_column
 from d2r_fast.translation.gan.random_weights import write_random_weights
 from d2r_fast.translation.method import Method, Run, Size, Unfit
 
@@ -199,9 +199,14 @@ def test_distance_and_identity_are_those_of_known_translations(
     assert document["real"]["num_images"] == 16
 
 
-def test_time_is_of_translating_alone_after_a_first_image(source: Path) -> None:
+@pytest.mark.parametrize(("threads", "warming"), [(1, 1), (2, 2), (9, 4)])
+def test_time_is_of_translating_alone_with_everything_warm(
+    source: Path, monkeypatch: pytest.MonkeyPatch, threads: int, warming: int
+) -> None:
     opened = open_source(source)
     pictures, _ = command.read_pictures(opened, choose(opened, num=6))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert num_warming(4, "cuda:0") == 4
     method, ticks = Fake(), iter(range(100))
     found = run_column(
         method,
@@ -213,7 +218,7 @@ def test_time_is_of_translating_alone_after_a_first_image(source: Path) -> None:
         seed=0,
         clock=lambda: next(ticks),
     )
-    assert method.batches == [1, 4, 2]
+    assert method.batches == [warming, 4, 2]
     assert found.seconds_per_image == 2 / 6
     for picture, pixels in zip(pictures, found.pictures, strict=True):
         assert pixels is not None

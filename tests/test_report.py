@@ -18,6 +18,7 @@ from d2r_fast.engine.gallery import exhibits
 from d2r_fast.engine.histogram import Histogram
 from d2r_fast.engine.models.card import RANDOM_LICENCE
 from d2r_fast.engine.report import write_report
+from d2r_fast.engine.source import open_source
 from d2r_fast.engine.summary import summarise
 
 from .fakereport import (
@@ -158,7 +159,7 @@ def test_prototypes_are_sampled_when_there_are_many(
 @pytest.mark.parametrize("format", ["webdataset", "imagefolder"])
 def test_pictures_are_those_of_the_dataset(tmp_path: Path, renders: Path, format: str) -> None:
     fake_dataset(tmp_path / "set", renders, names=NAMES, format=format)
-    shown = exhibits(summarise(tmp_path / "set"), limit=5)
+    shown = exhibits(summarise(tmp_path / "set"), limit=5, renders=open_source(renders))
     tiles = [tile for exhibit in shown for group in exhibit.groups for tile in group.tiles]
     for tile in tiles:
         assert (tile.picture is not None) == (tile.row.status == "written")

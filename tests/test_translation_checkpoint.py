@@ -35,17 +35,21 @@ SIGNS: dict[str, dict[str, Tensor]] = {
         "model.diffusion_model.input_blocks.0.0.weight": one(4, 3, 3, 3),
         "first_stage_model.encoder.conv_in.weight": one(4, 3, 3, 3),
     },
-    "a diffusers UNet": {
+    "a diffusers UNet without its folder": {
         "conv_in.weight": one(4, 3, 3, 3), "down_blocks.0.resnets.0.conv1.weight": one(4, 4, 3, 3),
         "time_embedding.linear_1.weight": one(4, 4),
     },
-    "a guided-diffusion UNet": {"input_blocks.0.0.weight": one(4, 3, 3, 3), "time_embed.0.weight": one(4, 4)},
+    "a guided-diffusion UNet, whose file holds no schedule": {
+        "input_blocks.0.0.weight": one(4, 3, 3, 3), "time_embed.0.weight": one(4, 4),
+    },
     "an e4e or pSp encoder with its StyleGAN2": {
         "encoder.input_layer.0.weight": one(4, 3, 3, 3), "encoder.styles.0.linear.weight": one(4, 4),
         "decoder.conv1.conv.modulation.weight": one(4, 4), "decoder.to_rgb1.bias": one(1),
     },
-    "a StyleGAN2 generator": {"conv1.conv.modulation.weight": one(4, 4), "to_rgb1.bias": one(1)},
-    "a StyleGAN2-ADA generator": {"synthesis.b4.const": one(4, 4, 4), "mapping.fc0.weight": one(4, 4)},
+    "a StyleGAN2 generator of rosinality's layout": {"conv1.conv.modulation.weight": one(4, 4), "to_rgb1.bias": one(1)},
+    "a StyleGAN2-ADA generator of NVIDIA's layout": {
+        "synthesis.b4.const": one(4, 4, 4), "mapping.fc0.weight": one(4, 4),
+    },
     "the first stage of CodeFormer alone": {
         "encoder.blocks.0.weight": one(4, 3, 3, 3), "quantize.embedding.weight": one(4, 2),
     },
@@ -111,6 +115,12 @@ def test_another_methods_weights_are_refused_by_name(what: str, method: MethodNa
     assert wanted in message
 
 
+def test_a_generator_is_known_where_its_encoder_is_gone() -> None:
+    layout = find_layout(prefixed("decoder.", SIGNS["a StyleGAN2 generator of rosinality's layout"]))
+    assert layout is not None
+    assert layout.what == "a StyleGAN2 generator of rosinality's layout"
+
+
 def test_unknown_tables_are_refused_with_some_of_their_names(tmp_path: Path) -> None:
     message = refusal(saved(tmp_path / "w.pth", {"b.weight": one(1), "a.weight": one(1)}), "decent")
     assert "2 tensors such as a.weight, b.weight: decent takes DECENT's generator (CUT's layout)" in message
@@ -159,25 +169,19 @@ def test_vsaits_generator_comes_out_of_its_whole_training(tmp_path: Path) -> Non
     assert "has 1 (backbone.weight) beside model.g_net.*" in refusal(path, "vsait")
 
 
-def run_folder(tmp_path: Path, name: str = "generator.safetensors") -> Path:
+def run_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     folder.mkdir()
-    tensors = closed_form("unsb")
-    if name.endswith(".pth"):
-        torch.save(tensors, folder / name)
-    else:
-        save_file(tensors, folder / name, {"note": "ours"})
+    torch.save(closed_form("unsb"), folder / "generator.pth")
     (folder / "run.json").write_text(json.dumps({"method": "unsb", "step": 5}))
     return folder
 
 
-@pytest.mark.parametrize("name", ["generator.safetensors", "generator.pth"])
-def test_a_folder_of_train_transfer(name: str, tmp_path: Path) -> None:
-    folder = run_folder(tmp_path, name)
+def test_a_folder_of_train_transfer(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path)
     weights = read_weights(folder, method="unsb")
-    assert weights.path == folder / name
-    assert weights.meta["run"] == {"method": "unsb", "step": 5}
-    assert weights.meta.get("note") == ("ours" if name.endswith(".safetensors") else None)
+    assert weights.path == folder / "generator.pth"
+    assert weights.meta == {"run": {"method": "unsb", "step": 5}}
     assert "run is UNSB's generator: give --method unsb" in refusal(folder, "decent")
 
 
@@ -188,9 +192,29 @@ def test_folders_that_are_not_finished(tmp_path: Path) -> None:
         read_weights(folder, method="unsb")
     (folder / "run.json").unlink()
     assert "has no run.json" in refusal(folder, "unsb")
-    (folder / "generator.safetensors").unlink()
-    assert "has no generator.safetensors or generator.pth" in refusal(folder, "unsb")
-    assert "is missing" in refusal(tmp_path / "none.pth", "unsb")
+    (folder / "generator.pth").unlink()
+    assert "has no generator.pth: give a folder that `d2r-fast train-transfer` has" in refusal(folder, "unsb")
+
+
+@pytest.mark.parametrize(
+    ("method", "takes"),
+    [
+        ("unsb", "a checkpoint, or a folder of `d2r-fast train-transfer`"),
+        ("ddim-inversion", "a checkpoint, or a diffusers folder with its scheduler"),
+        ("stylegan-inversion", "a checkpoint"),
+    ],
+)
+def test_a_folder_is_offered_where_the_method_takes_one(
+    method: MethodName, takes: str, tmp_path: Path
+) -> None:
+    assert refusal(tmp_path / "none.pth", method).endswith(f"is missing: give {takes}")
+    if method != "unsb":
+        assert refusal(tmp_path, method).endswith(f"is a folder: {method} takes {takes}")
+
+
+def test_entries_of_a_safetensors_header_are_kept(tmp_path: Path) -> None:
+    save_file(closed_form("unsb"), tmp_path / "g.safetensors", {"note": "ours"})
+    assert read_weights(tmp_path / "g.safetensors", method="unsb").meta == {"note": "ours"}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "getattr"])

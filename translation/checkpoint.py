@@ -9,7 +9,7 @@ it has names for.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import safe_open
@@ -18,16 +18,17 @@ from torch import Tensor, nn
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.models.load import read_config, read_tensors
 from d2r_fast.recognition.torch_file import read_checkpoint
+from d2r_fast.recognition.training.run_folder import RUN
 from d2r_fast.translation.config import MethodName
-from d2r_fast.translation.publishers import check_method
+from d2r_fast.translation.publishers import FOLDERS, check_method
+from d2r_fast.translation.training.config import TransferMethod
 
 CONTAINERS = ("params_ema", "g_ema", "state_dict", "params")
 """Keys under which publishers put the table: BasicSR's average, rosinality's average, Lightning's, BasicSR's own."""
 WRAPPERS = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before every name."""
-GENERATOR = ("generator.safetensors", "generator.pth")
-RUN = "run.json"
-"""What `train-transfer` leaves in its folder: the generator, and how it was made."""
+GENERATOR = "generator.pth"
+"""What `train-transfer` leaves in its folder beside run.json, which says how it was made."""
 PARTS: Mapping[MethodName, tuple[str, tuple[str, ...]]] = {
     "vsait": ("model.g_net.", ("model.", "criterion.")),
 }
@@ -61,7 +62,7 @@ def read_weights(path: Path, *, method: MethodName) -> Weights:
     Raises:
         UserError: no such file, a damaged one, no table of tensors, or another method's, which is said.
     """
-    file = weights_file(path)
+    file = weights_file(path, method=method)
     content = read_tensors(file) if file.suffix == ".safetensors" else read_checkpoint(file)
     table, rest = _unpack(content)
     tensors = _unwrap(table)
@@ -72,7 +73,7 @@ def read_weights(path: Path, *, method: MethodName) -> Weights:
     return Weights(file, _part(tensors, method=method, name=str(path)), meta)
 
 
-def weights_file(path: Path) -> Path:
+def weights_file(path: Path, *, method: MethodName) -> Path:
     """The file of weights that `path` stands for.
 
     Raises:
@@ -80,15 +81,17 @@ def weights_file(path: Path) -> Path:
     """
     if path.is_file():
         return path
+    takes = f"a checkpoint, or {FOLDERS[method]}" if method in FOLDERS else "a checkpoint"
     if not path.exists():
-        raise UserError(f"{path} is missing: give a checkpoint, or a folder of `d2r-fast train-transfer`")
-    found = next((path / name for name in GENERATOR if (path / name).is_file()), None)
-    if found is None or not (path / RUN).is_file():
-        lacks = " or ".join(GENERATOR) if found is None else RUN
+        raise UserError(f"{path} is missing: give {takes}")
+    lacks = next((name for name in (GENERATOR, RUN) if not (path / name).is_file()), None)
+    if lacks is None:
+        return path / GENERATOR
+    if method in get_args(TransferMethod):
         raise UserError(
             f"{path} has no {lacks}: give a folder that `d2r-fast train-transfer` has finished, or a checkpoint"
         )
-    return found
+    raise UserError(f"{path} is a folder: {method} takes {takes}")
 
 
 def _unpack(content: Mapping[Any, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

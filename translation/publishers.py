@@ -6,11 +6,13 @@ Anchors are names that every checkpoint of a layout has, whatever its width and 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 from torch import Tensor
 
 from d2r_fast.engine.errors import UserError
 from d2r_fast.translation.config import MethodName
+from d2r_fast.translation.training.config import TransferMethod
 
 Tensors = Mapping[str, Tensor]
 
@@ -49,12 +51,15 @@ LAYOUTS = (
     Layout("decent", "DECENT's generator (CUT's layout)", (r"model\.1\.weight$", r"model\.\d+\.conv_block\.")),
     Layout("codeformer", "CodeFormer", (r"position_emb$", r"ft_layers\.0\.", r"quantize\.embedding\.weight$")),
     Layout("ddim-inversion", "a latent-diffusion model", (r"model\.diffusion_model\.input_blocks\.0\.",)),
-    Layout("ddim-inversion", "a diffusers UNet", (r"conv_in\.weight$", r"down_blocks\.0\.", r"time_embedding\.")),
-    Layout("ddim-inversion", "a guided-diffusion UNet", (r"input_blocks\.0\.0\.weight$", r"time_embed\.0\.")),
     Layout("stylegan-inversion", "an e4e or pSp encoder with its StyleGAN2",
            (r"encoder\.input_layer\.0\.weight$", r"decoder\.conv1\.conv\.modulation\.")),
-    Layout("stylegan-inversion", "a StyleGAN2 generator", (r"conv1\.conv\.modulation\.weight$", r"to_rgb1\.")),
-    Layout("stylegan-inversion", "a StyleGAN2-ADA generator", (r"synthesis\.b4\.const$", r"mapping\.fc0\.")),
+    Layout("stylegan-inversion", "a StyleGAN2 generator of rosinality's layout",
+           (r"(decoder\.)?conv1\.conv\.modulation\.weight$", r"(decoder\.)?to_rgb1\.")),
+    Layout(None, "a StyleGAN2-ADA generator of NVIDIA's layout", (r"synthesis\.b4\.const$", r"mapping\.fc0\.")),
+    Layout(None, "a diffusers UNet without its folder",
+           (r"conv_in\.weight$", r"down_blocks\.0\.", r"time_embedding\.")),
+    Layout(None, "a guided-diffusion UNet, whose file holds no schedule",
+           (r"input_blocks\.0\.0\.weight$", r"time_embed\.0\.")),
     Layout(None, "the first stage of CodeFormer alone", (r"encoder\.blocks\.0\.weight$", r"quantize\.embedding\.")),
     Layout(None, "the first stage of latent diffusion alone", (r"encoder\.conv_in\.weight$", r"decoder\.")),
     Layout(None, "an e4e or pSp encoder without its generator",
@@ -67,6 +72,11 @@ LAYOUTS = (
     Layout(None, "a recogniser of AdaFace's layout", (r"(model\.)?input_layer\.0\.weight$", r"(model\.)?body\.")),
 )  # fmt: skip
 """The first that fits is meant: an e4e checkpoint holds what a lone encoder does."""
+FOLDERS: Mapping[MethodName, str] = {
+    **dict.fromkeys(get_args(TransferMethod), "a folder of `d2r-fast train-transfer`"),
+    "ddim-inversion": "a diffusers folder with its scheduler",
+}
+"""What folder a method takes for its weights, where it takes one."""
 
 
 def find_layout(tensors: Tensors) -> Layout | None:
@@ -92,7 +102,8 @@ def check_method(tensors: Tensors, *, method: MethodName, name: str) -> None:
         raise UserError(f"{name} is {layout.what}: give --method {layout.method}, or {method}'s weights")
     what = f"is {layout.what}" if layout else f"holds no network known here, but {_some_names(tensors)}"
     known = [kind.what for kind in LAYOUTS if kind.method == method]
-    raise UserError(f"{name} {what}: {method} takes {' or '.join(known)}")
+    folder = [FOLDERS[method]] if method in FOLDERS else []
+    raise UserError(f"{name} {what}: {method} takes {' or '.join(known + folder)}")
 
 
 def _some_names(tensors: Tensors) -> str:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.files import sha256_file
-from d2r_fast.translation.checkpoint import RUN, weights_file
+from d2r_fast.recognition.training.run_folder import RUN
+from d2r_fast.translation.checkpoint import weights_file
 from d2r_fast.translation.config import MethodName
 
 PUBLIC: dict[MethodName, str] = {
@@ -29,7 +30,9 @@ def describe_weights(method: MethodName, weights: Path) -> tuple[dict[str, dict[
     own = weights.is_dir() and (weights / RUN).is_file()
     licence = OWN if own else PUBLIC[method]
     paths = (
-        [weights_file(weights)] if own or weights.is_file() else sorted(filter(_counts, weights.rglob("*")))
+        [weights_file(weights, method=method)]
+        if own or weights.is_file()
+        else sorted(filter(_counts, weights.rglob("*")))
     )
     try:
         digests = {path: sha256_file(path) for path in paths}

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from d2r_fast.engine.console import say
 from d2r_fast.engine.device import find_device
+from d2r_fast.engine.ends import check_apart
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.files import make_folder, write_atomic
 from d2r_fast.engine.folder_lock import held, refuse_foreign
-from d2r_fast.engine.pipeline import check_apart
 from d2r_fast.engine.source import Image, Source, open_images, open_source
 from d2r_fast.recognition.embedder import open_embedder
 from d2r_fast.translation.compare.config import Column, CompareConfig

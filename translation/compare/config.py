@@ -2,13 +2,22 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 from pydantic import Field, field_validator
 from tyro.conf import Positional
 
-from d2r_fast.engine.config import Backend, Frozen, Precision
-from d2r_fast.translation.config import MethodName, TranslateRecipe
+from d2r_fast.engine.config import Frozen
+from d2r_fast.translation.config import (
+    AnyBackend,
+    AnyPrecision,
+    BatchSize,
+    Device,
+    Engines,
+    MethodName,
+    Seed,
+    TranslateRecipe,
+)
 
 SETTINGS = ("w", "nfe", "steps", "latent", "size")
 """Of a method, that a column can set."""
@@ -31,7 +40,7 @@ class CompareConfig(Frozen):
     """Images, methods, and what to hold the translations against."""
 
     source: Positional[Path]
-    """Folder of renders, one sub-folder per identity: <identity>/<image>.png."""
+    """Renders: a folder laid out as <identity>/<image>.png, a .zip, .tar or .parquet of one, or a folder of several."""
     methods: str
     """Columns, separated by commas: codeformer=codeformer.pth,vsait=RUN,unsb:nfe=1=net_G.pth,unsb:nfe=5=net_G.pth; each
     METHOD=WEIGHTS, or with settings of the method (w, nfe, steps, latent, size) METHOD:SETTING=VALUE,...=WEIGHTS."""
@@ -50,18 +59,12 @@ class CompareConfig(Frozen):
     any translation."""
     side: Annotated[int, Field(ge=32, le=512)] = 112
     """Pixels at which the distance is measured: all images are resized to it."""
-    backend: Backend | Literal["auto"] = "auto"
-    """What runs the networks: auto is what translate takes. torch runs the weights as they are, the others engines."""
-    precision: Precision | Literal["auto"] = "auto"
-    """Arithmetic of the networks. auto: fp16 on CUDA, else fp32."""
-    engines: Path | None = None
-    """Folder of engines, from build-engines; one that is missing is built there first. Default: a cache folder."""
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
-    """Images of one run of a network on CUDA. On a CPU each thread runs one."""
-    device: str = "auto"
-    """auto (cuda where there is one, else cpu), cpu, cuda, or cuda:N."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """The one source of every random number."""
+    backend: AnyBackend = "auto"
+    precision: AnyPrecision = "auto"
+    engines: Engines = None
+    batch_size: BatchSize = 16
+    device: Device = "auto"
+    seed: Seed = 0
 
     @field_validator("methods")
     @classmethod
