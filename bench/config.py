@@ -16,11 +16,12 @@ Section = Literal[
     "kernels",
     "recognition",
     "readers",
+    "workers",
     "translation",
 ]
 SECTIONS: tuple[Section, ...] = (
     "networks", "detector", "paths", "scheduler", "pipeline", "kernels", "recognition", "readers",
-    "translation",
+    "workers", "translation",
 )  # fmt: skip
 
 

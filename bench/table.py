@@ -52,13 +52,28 @@ def finding_row(finding: Json) -> str:
 
 
 def read_documents(folder: Path) -> list[Json]:
-    """The latest document of every machine and size in a folder."""
-    latest: dict[str, Json] = {}
+    """One document for every machine and size in a folder: of each section the latest.
+
+    Its `date` is that of the sections, or the first's and the last's.
+    """
+    by_kind: dict[str, list[Json]] = {}
     for path in sorted(folder.glob("*.json")):
         stem, _, _ = path.stem.rpartition("-20")  # what stands before the date
         if path.with_suffix(".png").exists():  # other results lie here too, without pictures
-            latest[stem] = read_record(path)
-    return list(latest.values())
+            by_kind.setdefault(stem, []).append(read_record(path))
+    return [join(documents) for documents in by_kind.values()]
+
+
+def join(documents: list[Json]) -> Json:
+    """One machine's documents, oldest first, as one."""
+    sections: dict[str, Json] = {}
+    dates: dict[str, str] = {}
+    for document in documents:
+        for name, section in document["sections"].items():
+            if section["status"] == "done" or name not in sections:
+                sections[name], dates[name] = section, document["date"]
+    date = " to ".join(sorted({min(dates.values()), max(dates.values())}))
+    return {**documents[-1], "date": date, "sections": sections}
 
 
 def fill_in(text: str, table: str, *, begin: str = BEGIN, end: str = END) -> str:

@@ -320,7 +320,8 @@ class Bench(BenchConfig, Command):
     section: Positional[Section | Literal["all"]]
     """networks: each backend; detector: batches against one by one; paths: few steps and partial guidance;
     scheduler: slots against static batches; pipeline: generate against diffusers; kernels; recognition: evaluation's
-    protocols; readers: who decodes images; translation: methods against their programs' loops; or all of these."""
+    protocols; readers: who decodes images; workers: two processes against one; translation: methods against their programs'
+    loops; or all of these."""
 
     def run(self) -> int:
         from d2r_fast.bench.run import run_bench

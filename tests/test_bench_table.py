@@ -46,13 +46,27 @@ def test_a_table_by_hand() -> None:
     ]
 
 
-def test_the_latest_document_of_a_machine_counts(tmp_path: Path) -> None:
+def test_the_latest_figures_of_a_machine_count(tmp_path: Path) -> None:
     for date, value in (("2026-01-02", 2.0), ("2026-01-10", 9.0)):
         (tmp_path / f"some-cpu-2-cores-mini-{date}.json").write_text(dump(document(date, value)))
         (tmp_path / f"some-cpu-2-cores-mini-{date}.png").touch()
     (tmp_path / "other-result-2026-01-11.json").write_text("{}")
     (found,) = read_documents(tmp_path)
     assert found["date"] == "2026-01-10"
+    assert found["sections"]["networks"]["findings"][0]["value"] == 9.0
+
+
+def test_a_section_measured_again_replaces_itself_alone(tmp_path: Path) -> None:
+    old, new = document("2026-01-02", 2.0), document("2026-01-10", 9.0)
+    old["sections"]["kernels"] = {"status": "done", "findings": [finding("kernel", 4.0, unit="x")]}
+    for given in (old, new):
+        path = tmp_path / f"some-cpu-2-cores-mini-{given['date']}.json"
+        path.write_text(dump(given))
+        path.with_suffix(".png").touch()
+    (found,) = read_documents(tmp_path)
+    assert found["date"] == "2026-01-02 to 2026-01-10"
+    values = [f["value"] for section in found["sections"].values() for f in section["findings"]]
+    assert values == [9.0, 0.975, 7.0, 4.0]
 
 
 def test_a_text_is_filled_in_between_its_markers() -> None:

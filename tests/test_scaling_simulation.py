@@ -2,14 +2,15 @@
 
 import json
 import random
+import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from d2r_fast.bench.scaling import IMAGES_PER_SHARD, measure
 from d2r_fast.bench.scaling_profile import Input, Profile, profile_dataset, read_profile
 from d2r_fast.bench.scaling_simulation import BEGIN, END, first_break, limits, main, render, simulate
+from d2r_fast.bench.workers_section import IMAGE_S, IMAGES_PER_SHARD, NUM_SHARDS, measure_workers
 from d2r_fast.engine.errors import UserError
 
 from .fakedata import make_dataset, make_document
@@ -83,14 +84,14 @@ def test_cores_that_are_slower_than_the_gpu_set_the_pace() -> None:
 @pytest.mark.slow  # and for a machine with nothing else to do
 def test_workers_that_sleep_scale_as_simulated(tmp_path: Path) -> None:
     """Against a real run of one worker process and of two, whose network sleeps."""
-    num_shards, image_s = 40, 0.05
-    found = measure(tmp_path, num_shards=num_shards, image_s=image_s, rounds=1)
-    shard_s = IMAGES_PER_SHARD * image_s + found["overhead_per_shard_s"]
+    timings = measure_workers(tmp_path)
+    one_s, two_s = (statistics.median(run.shard_s for run in timings[workers]) for workers in (1, 2))
+    assert one_s >= IMAGES_PER_SHARD * IMAGE_S
     profile = make_profile(
-        num_shards=num_shards, images_per_shard=IMAGES_PER_SHARD, device_s=shard_s / IMAGES_PER_SHARD
+        num_shards=NUM_SHARDS, images_per_shard=IMAGES_PER_SHARD, device_s=one_s / IMAGES_PER_SHARD
     )
     simulated = simulate(profile, 1).total_s / simulate(profile, 2).total_s
-    assert found["speedup_of_2"] == pytest.approx(simulated, rel=0.1)
+    assert one_s / two_s == pytest.approx(simulated, rel=0.1)
 
 
 def test_models_are_read_one_worker_after_the_other() -> None:

@@ -2,14 +2,9 @@
 
 The rest is the real thing: processes, hand-out, decoding, encoding, shards on the disk. What does not compute scales as
 the program lets it, so this shows what the program takes, on a machine of two cores too. Start-up is told apart.
-
-    python -m d2r_fast.bench.scaling --rounds 3
 """
 
-import argparse
-import json
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,11 +12,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from d2r_fast.bench.context import Bench
+from d2r_fast.bench.record import Found
+from d2r_fast.bench.targets import target
 from d2r_fast.engine.dataset import Dataset, read_events
 from d2r_fast.engine.executors.local import run_local
 from d2r_fast.engine.executors.maker import Task
@@ -33,8 +31,10 @@ from d2r_fast.translation.random_weights import write_random_weights
 from d2r_fast.translation.translate import describe, open_stages, prepare, settle
 from d2r_fast.translation.translating import Translating
 
-IMAGES_PER_SHARD = 4
-TARGET_SPEEDUP, TARGET_OVERHEAD_S = 1.85, 0.05
+NUM_SHARDS, IMAGES_PER_SHARD, IMAGE_S = 60, 4, 0.05
+NUM_ROUNDS = 3
+OVERHEAD_S = 0.05
+"""What a shard may cost beyond its images."""
 
 
 class Sleeping(Method):
@@ -100,46 +100,52 @@ def run(config: TranslateConfig, *, image_s: float, num_workers: int) -> Timed:
     return Timed(ready - began, (max(done) - ready) / len(done))
 
 
-def measure(folder: Path, *, num_shards: int, image_s: float, rounds: int) -> dict[str, Any]:
+def measure(bench: Bench, found: Found) -> None:
     """One worker and two in turn."""
+    timings = measure_workers(bench.workspace / "workers")
+    for workers, runs in timings.items():
+        shards_s = sorted(run.shard_s for run in runs)
+        found.row(
+            _name(workers), num_shards=NUM_SHARDS, images_per_shard=IMAGES_PER_SHARD, image_s=IMAGE_S,
+            num_rounds=len(runs), median_s=round(statistics.median(shards_s), 5), p10_s=round(shards_s[0], 5),
+            p90_s=round(shards_s[-1], 5), per_s=round(1 / statistics.median(shards_s), 3),
+            start_s=round(statistics.median(run.start_s for run in runs), 2),
+        )  # fmt: skip
+    speedups = [one.shard_s / two.shard_s for one, two in zip(timings[1], timings[2], strict=True)]
+    title = "2 workers over 1"
+    found.finding(
+        title, statistics.median(speedups), low=min(speedups), high=max(speedups), unit="x",
+        target=target(title, bench.kind), note=f"a device that sleeps {IMAGE_S:g} s for an image",
+    )  # fmt: skip
+    overheads_s = [
+        workers * run.shard_s - IMAGES_PER_SHARD * IMAGE_S
+        for workers, runs in timings.items()
+        for run in runs
+    ]
+    overhead_s = statistics.median(overheads_s)
+    title = f"{OVERHEAD_S:g} s over a shard's overhead"
+    found.finding(
+        title, OVERHEAD_S / overhead_s, unit="x", target=target(title, bench.kind),
+        note=f"{overhead_s * 1e3:.1f} ms beyond {IMAGES_PER_SHARD} images",
+    )  # fmt: skip
+
+
+def _name(num_workers: int) -> str:
+    return f"a shard with {num_workers} worker{'s' * (num_workers > 1)}"
+
+
+def measure_workers(folder: Path) -> dict[int, list[Timed]]:
+    """Number of workers -> what each round took."""
     draw_samples(
-        folder / "renders", num_identities=num_shards, images_per_identity=IMAGES_PER_SHARD, size=112
+        folder / "renders", num_identities=NUM_SHARDS, images_per_identity=IMAGES_PER_SHARD, size=112
     )
     weights = write_random_weights("vsait", folder / "weights", size="mini", seed=0)
     found: dict[int, list[Timed]] = {1: [], 2: []}
-    for number in range(rounds):
+    for number in range(NUM_ROUNDS):
         for workers, timings in found.items():
             config = TranslateConfig(
                 method="vsait", source=folder / "renders", weights=weights, out=folder / f"{workers}-{number}",
                 backend="torch", device="cpu", identities_per_shard=1, batch_size=IMAGES_PER_SHARD,
             )  # fmt: skip
-            timings.append(run(settle(config, "cpu"), image_s=image_s, num_workers=workers))
-    slept_s = IMAGES_PER_SHARD * image_s
-    speedups = [one.shard_s / two.shard_s for one, two in zip(found[1], found[2], strict=True)]
-    overheads_s = [workers * run.shard_s - slept_s for workers, runs in found.items() for run in runs]
-    return {
-        "shards": num_shards, "images_per_shard": IMAGES_PER_SHARD, "image_s": image_s, "rounds": rounds,
-        "speedup_of_2": round(statistics.median(speedups), 3), "speedup_wanted": TARGET_SPEEDUP,
-        "speedups": [round(value, 3) for value in speedups],
-        "overhead_per_shard_s": round(statistics.median(overheads_s), 4), "overhead_wanted_s": TARGET_OVERHEAD_S,
-        "start_of_1_s": round(statistics.median(one.start_s for one in found[1]), 2),
-        "start_of_2_s": round(statistics.median(two.start_s for two in found[2]), 2),
-    }  # fmt: skip
-
-
-def main() -> None:
-    """Run it, and print one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shards", type=int, default=60)
-    parser.add_argument(
-        "--image-s", type=float, default=0.05, help="seconds that the network sleeps for an image"
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = measure(Path(folder), num_shards=given.shards, image_s=given.image_s, rounds=given.rounds)
-    print(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main()
+            timings.append(run(settle(config, "cpu"), image_s=IMAGE_S, num_workers=workers))
+    return found
