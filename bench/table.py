@@ -70,7 +70,7 @@ def join(documents: list[Json]) -> Json:
     dates: dict[str, str] = {}
     for document in documents:
         for name, section in document["sections"].items():
-            if section["status"] == "done" or name not in sections:
+            if section["status"] == "done" or sections.get(name, {}).get("status") != "done":
                 sections[name], dates[name] = section, document["date"]
     date = " to ".join(sorted({min(dates.values()), max(dates.values())}))
     return {**documents[-1], "date": date, "sections": sections}
