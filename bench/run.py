@@ -31,7 +31,7 @@ from d2r_fast.engine.models.init import init_models
 
 WEIGHTS: dict[str, int] = {
     "networks": 8, "detector": 1, "paths": 5, "scheduler": 3, "pipeline": 5, "kernels": 2,
-    "recognition": 2, "readers": 1, "workers": 1, "translation": 10,
+    "recognition": 2, "readers": 1, "workers": 3, "translation": 10,
 }  # fmt: skip
 """Shares of the time that sections get of what is left when they begin."""
 

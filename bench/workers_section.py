@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 
 from d2r_fast.bench.context import Bench
+from d2r_fast.bench.measure import Budget
 from d2r_fast.bench.record import Found
 from d2r_fast.bench.targets import target
 from d2r_fast.engine.dataset import Dataset, read_events
 from d2r_fast.engine.executors.local import run_local
 from d2r_fast.engine.executors.maker import Task
+from d2r_fast.engine.out import Out
 from d2r_fast.engine.samples import draw_samples
 from d2r_fast.export.exportable import Exportable
 from d2r_fast.translation.config import TranslateConfig, TranslateRecipe
@@ -31,8 +33,9 @@ from d2r_fast.translation.random_weights import write_random_weights
 from d2r_fast.translation.translate import describe, open_stages, prepare, settle
 from d2r_fast.translation.translating import Translating
 
-NUM_SHARDS, IMAGES_PER_SHARD, IMAGE_S = 60, 4, 0.05
-NUM_ROUNDS = 3
+NUM_SHARDS = {"full": 60, "mini": 12}
+IMAGES_PER_SHARD, IMAGE_S = 4, 0.05
+MOST_ROUNDS = 3
 OVERHEAD_S = 0.05
 """What a shard may cost beyond its images."""
 
@@ -73,7 +76,9 @@ def open_sleeping(
 ) -> Iterator[Translating]:
     """What makes shards in a process."""
     source, members = prepare(config)
-    yield Translating(members, open_stages(config, source, Sleeping(image_s), device), config)
+    yield Translating(
+        members, open_stages(config, source, Sleeping(image_s), device), config, Out(Path(config.out))
+    )
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,11 @@ def run(config: TranslateConfig, *, image_s: float, num_workers: int) -> Timed:
     opener = partial(open_sleeping, config, image_s)
     task = Task("sleep", opener, lambda shard: IMAGES_PER_SHARD, total=document["plan"]["wanted"])
     began = time.time()
-    with Dataset.open(config.out, document) as dataset:
+    out = Path(config.out)
+    with Dataset.open(out, document) as dataset:
         run_local(task, dataset, ("cpu",) * num_workers)
         dataset.finish()
-    events = list(read_events(config.out))
+    events = list(read_events(out))
     ready = max(event["time"] for event in events if event["event"] in ("start", "worker"))
     done = [event["time"] for event in events if event["event"] == "shard" and event["time"] > ready]
     return Timed(ready - began, (max(done) - ready) / len(done))
@@ -102,11 +108,12 @@ def run(config: TranslateConfig, *, image_s: float, num_workers: int) -> Timed:
 
 def measure(bench: Bench, found: Found) -> None:
     """One worker and two in turn."""
-    timings = measure_workers(bench.workspace / "workers")
+    num_shards = NUM_SHARDS[bench.size]
+    timings = measure_workers(bench.workspace / "workers", num_shards=num_shards, budget=bench.budget)
     for workers, runs in timings.items():
         shards_s = sorted(run.shard_s for run in runs)
         found.row(
-            _name(workers), num_shards=NUM_SHARDS, images_per_shard=IMAGES_PER_SHARD, image_s=IMAGE_S,
+            _name(workers), num_shards=num_shards, images_per_shard=IMAGES_PER_SHARD, image_s=IMAGE_S,
             num_rounds=len(runs), median_s=round(statistics.median(shards_s), 5), p10_s=round(shards_s[0], 5),
             p90_s=round(shards_s[-1], 5), per_s=round(1 / statistics.median(shards_s), 3),
             start_s=round(statistics.median(run.start_s for run in runs), 2),
@@ -134,14 +141,17 @@ def _name(num_workers: int) -> str:
     return f"a shard with {num_workers} worker{'s' * (num_workers > 1)}"
 
 
-def measure_workers(folder: Path) -> dict[int, list[Timed]]:
-    """Number of workers -> what each round took."""
+def measure_workers(folder: Path, *, num_shards: int, budget: Budget) -> dict[int, list[Timed]]:
+    """Number of workers -> what each round took; rounds go on while there is time, one is made anyway."""
     draw_samples(
-        folder / "renders", num_identities=NUM_SHARDS, images_per_identity=IMAGES_PER_SHARD, size=112
+        folder / "renders", num_identities=num_shards, images_per_identity=IMAGES_PER_SHARD, size=112
     )
     weights = write_random_weights("vsait", folder / "weights", size="mini", seed=0)
     found: dict[int, list[Timed]] = {1: [], 2: []}
-    for number in range(NUM_ROUNDS):
+    began = time.monotonic()
+    for number in range(MOST_ROUNDS):
+        if number and budget.left_s < (time.monotonic() - began) / number:
+            break
         for workers, timings in found.items():
             config = TranslateConfig(
                 method="vsait", source=folder / "renders", weights=weights, out=folder / f"{workers}-{number}",

@@ -14,9 +14,12 @@ from d2r_fast.bench.miniature.domains import draw, flash, render_domain
 from d2r_fast.bench.miniature.head import Head
 from d2r_fast.bench.miniature.sensor import photograph
 from d2r_fast.bench.miniature.transfer import FIRST, HELD, OWN, TransferExperiment, main, settle
-from d2r_fast.bench.miniature.transfer_results import measure_distances
+from d2r_fast.bench.miniature.transfer_page import BEGIN, END, averages, read_latest, render_page
+from d2r_fast.bench.miniature.transfer_results import LEAST_FALL, LEAST_KEPT, measure_distances
 from d2r_fast.bench.miniature.world import stage
 from d2r_fast.engine.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def keys(num: int) -> torch.Tensor:
@@ -105,17 +108,38 @@ def test_a_folder_of_another_experiment_is_refused(tmp_path: Path) -> None:
         settle(experiment.model_copy(update={"out": tmp_path / "full"}))
 
 
+def test_the_page_says_what_was_measured() -> None:
+    """The tables are the saved document's, whose sheet is there, and what was asked for is met in it."""
+    document, sheet = read_latest(ROOT / "bench" / "results")
+    page = (ROOT / "docs" / "transfer.md").read_text()
+    table = page.partition(BEGIN)[2].partition(END)[0]
+    assert table.strip() == render_page(document, f"../bench/results/{sheet.name}").strip(), (
+        "run python -m d2r_fast.bench.miniature.transfer_page docs/transfer.md bench/results"
+    )
+    assert sheet.is_file()
+    assert '"/' not in json.dumps(document), "a path of the machine"
+    fallen, kept = averages(document, "unsb")
+    own, _ = kept["recogniser"]
+    assert fallen >= LEAST_FALL
+    assert own >= LEAST_KEPT
+
+
+def test_no_results_no_page(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no transfer-\*\.json: run"):
+        read_latest(tmp_path)
+
+
 @pytest.mark.slow
 def test_the_experiment_runs_from_nothing_and_again(
     facekit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = (
         f"{facekit} --out {tmp_path / 'out'} --save {tmp_path / 'saved'} --identities 34 --images 2 --epochs 1 "
-        "--held-identities 4 --steps 3 --ngf 4 --ndf 4 --width 0.1 --device cpu --methods decent,unsb"
+        "--held-identities 4 --steps 3 --ngf 4 --ndf 4 --width 0.1 --device cpu --methods decent,unsb --trainings 1"
     ).split()
     assert main(words) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert set(document["distance"]) == {"untranslated", "own photographs", "decent", "unsb"}
+    assert set(document["distance"]) == {"untranslated", "own photographs", "decent, seed 0", "unsb, seed 0"}
     assert document["identity"]["recogniser"]["sets"]["untranslated"]["own"] == pytest.approx(1, abs=1e-5)
     (saved,) = (tmp_path / "saved").glob("transfer-*.json")
     assert json.loads(saved.read_text()) == document

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from d2r_fast.bench.measure import Budget
 from d2r_fast.bench.scaling_profile import Input, Profile, profile_dataset, read_profile
 from d2r_fast.bench.scaling_simulation import BEGIN, END, first_break, limits, main, render, simulate
-from d2r_fast.bench.workers_section import IMAGE_S, IMAGES_PER_SHARD, NUM_SHARDS, measure_workers
+from d2r_fast.bench.workers_section import IMAGE_S, IMAGES_PER_SHARD, measure_workers
 from d2r_fast.engine.errors import UserError
 
 from .fakedata import make_dataset, make_document
@@ -84,11 +85,12 @@ def test_cores_that_are_slower_than_the_gpu_set_the_pace() -> None:
 @pytest.mark.slow  # and for a machine with nothing else to do
 def test_workers_that_sleep_scale_as_simulated(tmp_path: Path) -> None:
     """Against a real run of one worker process and of two, whose network sleeps."""
-    timings = measure_workers(tmp_path)
+    num_shards = 60
+    timings = measure_workers(tmp_path, num_shards=num_shards, budget=Budget(1))
     one_s, two_s = (statistics.median(run.shard_s for run in timings[workers]) for workers in (1, 2))
     assert one_s >= IMAGES_PER_SHARD * IMAGE_S
     profile = make_profile(
-        num_shards=NUM_SHARDS, images_per_shard=IMAGES_PER_SHARD, device_s=one_s / IMAGES_PER_SHARD
+        num_shards=num_shards, images_per_shard=IMAGES_PER_SHARD, device_s=one_s / IMAGES_PER_SHARD
     )
     simulated = simulate(profile, 1).total_s / simulate(profile, 2).total_s
     assert one_s / two_s == pytest.approx(simulated, rel=0.1)

@@ -11,10 +11,13 @@ method has seen. Stopped, it goes on where it was. The last line is JSON.
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -64,6 +67,8 @@ class TransferExperiment(Frozen):
     """Few steps end somewhere on a circle; their mean is what is used."""
     lambda_nce: Annotated[float, Field(ge=0)] = 4
     """unsb: weight of the loss that keeps every place what it was. With the published 1, less identity is left."""
+    trainings: Annotated[int, Field(ge=1, le=16)] = 2
+    """Of each method, from seeds that follow each other: how far they end apart is part of the result."""
     epochs: Annotated[int, Field(ge=1)] = 10
     """Of the recogniser."""
     width: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -81,18 +86,20 @@ def transfer(experiment: TransferExperiment) -> dict[str, Any]:
         UserError: no head there, a folder cannot be used, or `out` holds another experiment.
         RunError: the disk is full, or training failed.
     """
-    from d2r_fast.translation.training.train_transfer import train_transfer
     from d2r_fast.translation.translate import translate
 
     settle(experiment)
     clock = Clock(experiment.out / TIMES)
     clock("render", lambda: render_all(experiment))
     clock("train recogniser", lambda: train(recogniser_of(experiment)))
+    folders = {}
     for method in experiment.methods:
-        clock(f"train {method}", partial(train_transfer, training_of(experiment, method)))
-        clock(f"translate by {method}", partial(translate, translation_of(experiment, method)))
+        clock(f"train {method}", partial(train_all, experiment, method))
+        for number in range(experiment.trainings):
+            clock(f"translate by {method}", partial(translate, translation_of(experiment, method, number)))
+            folders[f"{method}, seed {experiment.seed + number}"] = folder_of(experiment, method, number)
     found = measure_transfer(
-        experiment.out, folders={method: folder_of(experiment, method) for method in experiment.methods},
+        experiment.out, folders=folders,
         recognisers=(experiment.out / "recogniser", *experiment.recognisers), side=experiment.side,
         seed=experiment.seed, device=experiment.device,
     )  # fmt: skip
@@ -145,30 +152,59 @@ def recogniser_of(experiment: TransferExperiment) -> TrainConfig:
     )  # fmt: skip
 
 
-def training_of(experiment: TransferExperiment, method: Method) -> TransferConfig:
+def train_all(experiment: TransferExperiment, method: Method) -> None:
+    """A method's trainings side by side, a process and on a CPU a thread each: with another number of threads the same
+    seed ends elsewhere, since roundings grow in adversarial training.
+
+    Raises:
+        UserError: a setting cannot be used.
+        RunError: the disk is full, or a training failed.
+    """
+    configs = [training_of(experiment, method, number) for number in range(experiment.trainings)]
+    with ProcessPoolExecutor(min(len(configs), os.cpu_count() or 1), get_context("spawn")) as pool:
+        list(pool.map(train_one, configs))
+
+
+def train_one(config: TransferConfig) -> None:
+    """In a process of its own."""
+    import torch
+
+    from d2r_fast.translation.training.train_transfer import train_transfer
+
+    torch.set_num_threads(1)
+    train_transfer(config)
+
+
+def training_of(experiment: TransferExperiment, method: Method, number: int) -> TransferConfig:
     """The method as published, but for a smaller generator, fewer and smaller pictures, the mean of its weights, and
     UNSB's contrastive weight."""
     return TransferConfig(
         method=method, source=experiment.out / RENDERS, target=experiment.out / PHOTOGRAPHS,
-        out=experiment.out / method, size=experiment.side, load_size=experiment.side, batch_size=experiment.batch_size,
-        steps=experiment.steps, ngf=experiment.ngf, ndf=experiment.ndf, num_blocks=experiment.num_blocks,
-        average=experiment.average, lambda_nce=experiment.lambda_nce if method == "unsb" else None,
-        seed=experiment.seed, device=experiment.device, checkpoint_every=200,
+        out=run_of(experiment, method, number), size=experiment.side, load_size=experiment.side,
+        batch_size=experiment.batch_size, steps=experiment.steps, ngf=experiment.ngf, ndf=experiment.ndf,
+        num_blocks=experiment.num_blocks, average=experiment.average,
+        lambda_nce=experiment.lambda_nce if method == "unsb" else None, seed=experiment.seed + number,
+        num_threads=1, device=experiment.device, checkpoint_every=200,
         pictures_every=max(1, experiment.steps // 4),
     )  # fmt: skip
 
 
-def translation_of(experiment: TransferExperiment, method: Method) -> TranslateConfig:
-    """The held renders through what was learnt."""
+def translation_of(experiment: TransferExperiment, method: Method, number: int) -> TranslateConfig:
+    """The held renders through what a training learnt."""
     return TranslateConfig(
-        method=method, source=experiment.out / HELD, weights=experiment.out / method, seed=experiment.seed,
-        out=folder_of(experiment, method), backend="torch", device=experiment.device,
+        method=method, source=experiment.out / HELD, weights=run_of(experiment, method, number),
+        out=folder_of(experiment, method, number), seed=experiment.seed, backend="torch", device=experiment.device,
     )  # fmt: skip
 
 
-def folder_of(experiment: TransferExperiment, method: Method) -> Path:
-    """Where a method's translations lie."""
-    return experiment.out / f"{method}-translated"
+def run_of(experiment: TransferExperiment, method: Method, number: int) -> Path:
+    """Where a training of a method lies."""
+    return experiment.out / f"{method}-{number}"
+
+
+def folder_of(experiment: TransferExperiment, method: Method, number: int) -> Path:
+    """Where its translations lie."""
+    return experiment.out / f"{method}-{number}-translated"
 
 
 def read_json(path: Path) -> dict[str, Any]:
