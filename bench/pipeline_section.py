@@ -74,7 +74,7 @@ class Run:
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def __call__(self) -> None:
-        out = self.config.out / str(next(self._numbers))
+        out = Path(self.config.out) / str(next(self._numbers))
         with Dataset.open(out, self.document) as dataset:
             make_all(self.members, self.stages, dataset, self.config)
             dataset.finish()
@@ -161,7 +161,7 @@ def open_run(bench: Bench, num_identities: int, steps: int) -> tuple[Run, Thread
         steps=steps, guidance=GUIDANCE, attempts=1, min_face_size=least_face(bench),
         identities_per_shard=2,
     )  # fmt: skip
-    config.out.mkdir()
+    Path(config.out).mkdir()
     pool = ThreadPoolExecutor()
     config = settle(config, bench.device)
     renders = open_source(source)

@@ -30,7 +30,7 @@ from d2r_fast.engine.samples import draw_samples
 from d2r_fast.engine.source import natural_key, open_source
 from d2r_fast.translation.config import MethodName, TranslateConfig, TranslateRecipe
 from d2r_fast.translation.method import Method
-from d2r_fast.translation.methods import cpu_backend, open_method
+from d2r_fast.translation.methods import open_method
 from d2r_fast.translation.random_weights import FILES, write_random_weights
 from d2r_fast.translation.training.config import TransferMethod
 from d2r_fast.translation.translate import describe, make_all, open_stages, prepare, settle
@@ -41,6 +41,8 @@ NUM_ROUNDS = 5
 PUBLIC, OURS, ALONE = "public-style loop", "translate", "networks alone"
 WITHOUT, WITH = "without dead work", "with dead work"
 PER_IDENTITY = 2
+PER_SHARD = 8
+"""Identities: so few images are several shards, of which all but the last are written while the next is made."""
 Json = dict[str, Any]
 
 
@@ -87,7 +89,8 @@ class Subject:
         """A run of `translate`, all of it decided."""
         given = TranslateConfig(
             method=self.case.method, source=self.source, weights=self.weights, out=out, engines=self.bench.engines,
-            backend=backend, precision=precision, device=self.bench.device, **self.settings,
+            backend=backend, precision=precision, device=self.bench.device, identities_per_shard=PER_SHARD,
+            **self.settings,
         )  # fmt: skip
         return settle(given, self.bench.device)
 
@@ -215,7 +218,7 @@ def backends_of(subject: Subject) -> tuple[Backend, ...]:
     """Those asked for; else on a CPU what `translate` takes by itself, on a card all that run."""
     bench = subject.bench
     if bench.on_cpu and not bench.config.backend:
-        return (cpu_backend(subject.case.method),)
+        return ("openvino",)
     return bench.backends
 
 

@@ -306,20 +306,20 @@ def _say_cost(job: Job, needs: Needs) -> None:
         RunError: it has not.
     """
     spec, backend = job.spec, job.backend
-    num_parameters = needs.weights_bytes // WIDTHS[spec.precision]
+    num_weights = needs.weights_bytes // WIDTHS[spec.precision]
     num_modules = sum(1 for _ in job.network.module.modules())
-    seconds = BASE_S + num_parameters / 1e9 * backend.seconds_per_gigaparameter
+    seconds = BASE_S + num_weights / 1e9 * backend.seconds_per_gigaparameter
     seconds += num_modules * backend.seconds_per_module
     if backend.why_not(spec.device) is None:
         seconds += 2 * NUM_ROWS * needs.row_flops / (FLOPS_PER_THREAD * torch.get_num_threads())
     onnx_precision = backend.onnx_precision(spec.precision)
     num_bytes = 0 if backend.loads_onnx or onnx_precision is None else needs.weights_bytes
     if onnx_precision is not None and job.key["onnx_sha256"] is None:
-        num_bytes += num_parameters * WIDTHS[onnx_precision]
-        seconds += num_modules * EXPORT_S_PER_MODULE + num_parameters / 1e9 * EXPORT_S_PER_GIGAPARAMETER
+        num_bytes += num_weights * WIDTHS[onnx_precision]
+        seconds += num_modules * EXPORT_S_PER_MODULE + num_weights / 1e9 * EXPORT_S_PER_GIGAPARAMETER
     say(
         f"{spec.name}: building for {spec.backend} in {spec.precision}, about {seconds:.0f} s and "
-        f"{num_bytes / 1e6:,.0f} MB of disk ({num_parameters / 1e6:.1f} million parameters)"
+        f"{num_bytes / 1e6:,.0f} MB of disk ({num_weights / 1e6:.1f} million weights)"
     )
     free, wanted = shutil.disk_usage(job.root).free, int(num_bytes * 1.1)
     if free < wanted:

@@ -13,7 +13,16 @@ from tyro.conf import Positional
 from d2r_fast.bench.config import SECTIONS, BenchConfig, Section
 from d2r_fast.bench.drill.config import DrillConfig
 from d2r_fast.engine.command import Command, Settings
-from d2r_fast.engine.config import PRESETS, Backend, Frozen, GenerateConfig, Precision, Preset, ReaderName
+from d2r_fast.engine.config import (
+    PRESETS,
+    Backend,
+    Folder,
+    Frozen,
+    GenerateConfig,
+    Precision,
+    Preset,
+    ReaderName,
+)
 from d2r_fast.engine.formats.commands import Convert, Merge, Split, Subset
 from d2r_fast.recognition.commands import Evaluate, Quality, Train
 from d2r_fast.translation.commands import Compare, TrainTransfer, Translate
@@ -161,8 +170,8 @@ class Embed(Command):
     engines: Path | None = None
     """Folder of engines, from build-engines; one that is missing is built there first. Default: a cache folder."""
     reader: ReaderName = "auto"
-    """Who decodes: plain (Pillow) or dali (NVIDIA DALI; on CUDA JPEG is decoded there). auto is plain: on a CPU the
-    networks set the pace, though dali decodes faster there too."""
+    """Who decodes: plain (Pillow) or dali (NVIDIA DALI; on CUDA JPEG is decoded there, with other rounding). auto is
+    plain everywhere: results must not depend on what is installed. On a CPU the networks set the pace."""
 
     def run(self) -> int:
         from d2r_fast.engine.embed import embed_source
@@ -271,8 +280,8 @@ class Plan(Generate):
 class Verify(Command):
     """Check every file of a dataset against its markers, its images, its counts."""
 
-    folder: Positional[Path]
-    """Dataset folder."""
+    folder: Positional[Folder]
+    """Dataset folder, or its URL, such as s3://bucket/folder."""
     quick: tyro.conf.FlagCreatePairsOff[bool] = False
     """Check sizes, sha256 and tables alone, and open no image."""
 
@@ -288,8 +297,8 @@ class Status(Command):
     Ends with 0 where it is finished, 4 while it is being made, 1 where nobody is at work on it, 2 where it is none.
     """
 
-    folder: Positional[Path]
-    """Dataset folder."""
+    folder: Positional[Folder]
+    """Dataset folder, or its URL, such as s3://bucket/folder."""
     as_json: Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(name="json")] = False
     """Print one JSON document in place of text."""
 
@@ -320,8 +329,8 @@ class Bench(BenchConfig, Command):
     section: Positional[Section | Literal["all"]]
     """networks: each backend; detector: batches against one by one; paths: few steps and partial guidance;
     scheduler: slots against static batches; pipeline: generate against diffusers; kernels; recognition: evaluation's
-    protocols; readers: who decodes images; workers: two processes against one; translation: methods against their programs'
-    loops; or all of these."""
+    protocols; readers: who decodes images; workers: two processes against one; translation: methods against their
+    programs' loops; or all of these."""
 
     def run(self) -> int:
         from d2r_fast.bench.run import run_bench

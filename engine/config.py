@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     TypeAdapter,
@@ -36,6 +37,14 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _path(given: Any) -> Any:
+    return Path(given) if isinstance(given, str) and "://" not in given else given
+
+
+Folder = Annotated[str | Path, BeforeValidator(_path)]
+"""A path or, as text, the URL of a folder that fsspec knows, such as s3://bucket/folder."""
 
 
 class Frozen(BaseModel):
@@ -224,6 +233,9 @@ class Execution(Frozen):
     Default: in a SLURM array the task's share, else all."""
     ray_address: str = "auto"
     """Address of the Ray cluster, for --executor ray."""
+    stage: Path | None = None
+    """Folder on this machine's disk where shards are made for an --out such as s3://bucket/folder. Default: a cache
+    folder."""
 
     @field_validator("shards")
     @classmethod
@@ -252,8 +264,9 @@ class GenerateConfig(Recipe, Execution):
     """Renders: a folder laid out as <identity>/<image>.png, a .zip, .tar or .parquet of one, or a folder of several."""
     models: Path
     """Model folder, from `models pull` or `models init`."""
-    out: Path
-    """Folder for the dataset. A stopped run with the same recipe goes on where it was."""
+    out: Folder
+    """Folder for the dataset, or its URL, such as s3://bucket/folder. A stopped run with the same recipe goes on where
+    it was."""
     engines: Path | None = None
     """Folder of engines, from build-engines; one that is missing is built there first. Default: a cache folder."""
     recogniser: Path | None = None

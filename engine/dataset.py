@@ -10,6 +10,10 @@
 `dataset.json` says what the dataset is. It is written once, and a run that would make anything else is
 refused, so all that a folder ever holds is parts of one dataset. `_SUCCESS` is written when it is whole, by whoever
 finishes the last shard: several processes may each have a range of them.
+
+A dataset behind fsspec is made by way of a stage (`out.Out`): the folder and its lock are on this machine's disk, and
+what is finished is told from the remote markers. Other machines are not locked out: who makes the same shards there
+sends the same bytes.
 """
 
 import json
@@ -18,6 +22,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +47,15 @@ from d2r_fast.engine.marker import (
     read_document,
     read_marker,
 )
+from d2r_fast.engine.out import Out
+from d2r_fast.engine.remote import Remote
+from d2r_fast.engine.remote_dataset import (
+    claim,
+    close_up,
+    finished_shards,
+    forget_workers,
+    read_remote_document,
+)
 
 _TEMPORARY = re.compile(r"^\.(\d{5,})[._]")
 """What a shard's file is called while it is written."""
@@ -54,7 +68,8 @@ class Dataset:
     """A dataset's folder, or a range of its shards, held by this process until closed.
 
     `shards` are those that this process is to make, None for all; `finished` the numbers of those among them that were
-    found finished when it was opened. `lock` is the descriptor that holds them.
+    found finished when it was opened. `remote` is where they go from the folder, if anywhere. `lock` is the descriptor
+    that holds them.
     """
 
     folder: Path
@@ -62,10 +77,11 @@ class Dataset:
     finished: frozenset[int]
     shards: range | None
     lock: int = field(repr=False)
+    remote: Remote | None = None
 
     @classmethod
     def open(
-        cls, out: str | os.PathLike[str], document: Mapping[str, Any], *, shards: range | None = None
+        cls, out: str | os.PathLike[str] | Out, document: Mapping[str, Any], *, shards: range | None = None
     ) -> "Dataset":
         """Take the folder `out` for the dataset that `document` describes; make it if need be.
 
@@ -79,27 +95,29 @@ class Dataset:
                 another document (the line names the differences).
             RunError: another process has it, or the disk is full.
         """
-        folder = Path(out)
+        folder, remote = (out.folder, out.remote) if isinstance(out, Out) else (Path(out), None)
         wanted: dict[str, Any] = json.loads(dump(document))
         make_folder(folder)
         refuse_foreign(folder, own=[DOCUMENT], what="dataset")
-        _refuse_other(folder, wanted)
+        _refuse_other(folder, wanted, remote)
         # A document that the card cannot show must not come to light at the end of days of work.
         render_card(wanted, dict.fromkeys(COUNTS, 0))
         lock = take_lock(folder, shards)
         try:
             sign_lock(lock, folder, shards)
-            _refuse_other(folder, wanted)
+            _refuse_other(folder, wanted, None)
             _remove_stale(folder, lock, shards)
             own = shards or range(wanted["plan"]["num_shards"])
-            finished = frozenset(shard for shard, _ in _finished(folder, wanted, own))
+            finished = frozenset(shard for shard, _ in _finished(folder, wanted, own, remote))
             if len(finished) < len(own):
                 (folder / SUCCESS).unlink(missing_ok=True)
+                if remote is not None:
+                    remote.remove(SUCCESS)
             _mend_events(folder / events_name(shards))
         except BaseException:
             os.close(lock)
             raise
-        return cls(folder, wanted, finished, shards, lock)
+        return cls(folder, wanted, finished, shards, lock, remote)
 
     @property
     def num_shards(self) -> int:
@@ -113,14 +131,44 @@ class Dataset:
     @property
     def complete(self) -> bool:
         """Whether the dataset is whole, with its card."""
+        if self.remote is not None:
+            return self.remote.read(SUCCESS) is not None
         return (self.folder / SUCCESS).exists()
+
+    @property
+    def out(self) -> Out:
+        """Where its shards go."""
+        return Out(self.folder, self.remote)
+
+    @property
+    def name(self) -> str:
+        """What people know it by."""
+        return str(self.out)
 
     def begin(self) -> None:
         """Write dataset.json, if it is not there: from now on the folder is this dataset's."""
         with alone(self.lock):
-            _forget_workers(self.folder, self.shards)
+            for path in sorted((self.folder / WORKERS).glob("*.json")):
+                with suppress(FileNotFoundError):  # a worker of another range may just be ending
+                    if self._is_ours(path.read_bytes()):
+                        path.unlink()
             if not (self.folder / DOCUMENT).exists():
                 write_atomic(self.folder / DOCUMENT, dump(self.document))
+            if self.remote is not None:
+                claim(self.remote, dump(self.document))
+                forget_workers(self.remote, self._is_ours)
+                if not (self.folder / events_name(self.shards)).exists():
+                    self.remote.get(self.folder, [events_name(self.shards)])  # this run's lines come after
+
+    def _is_ours(self, note: bytes) -> bool:
+        """Whether an earlier run's worker said this of shards that this process has now: then it is gone."""
+        try:
+            span = json.loads(note)["shards"]
+            theirs = None if span is None else range(int(span[0]), int(span[1]))
+        except (ValueError, TypeError, LookupError):
+            theirs = None
+        mine = self.shards
+        return mine is None or theirs is None or (mine.start < theirs.stop and theirs.start < mine.stop)
 
     def log(self, event: str, **details: Any) -> None:
         """Append a line to this run's log: `event`, `time` (Unix, seconds) and `details`."""
@@ -141,20 +189,24 @@ class Dataset:
         _remove_stale(self.folder, self.lock, self.shards)  # a worker may have died
         counts = {
             shard: {name: marker[name] for name in COUNTS}
-            for shard, marker in _finished(self.folder, self.document, range(self.num_shards))
+            for shard, marker in _finished(self.folder, self.document, range(self.num_shards), self.remote)
         }
         own = self.shards or range(self.num_shards)
         missing = [shard for shard in own if shard not in counts]
         if missing:
             raise RunError(
-                f"{self.folder} lacks {len(missing)} of {len(own)} shards (first: {missing[0]:05d}): "
+                f"{self.name} lacks {len(missing)} of {len(own)} shards (first: {missing[0]:05d}): "
                 "run the same command again"
             )
+        if self.remote is not None and (self.folder / events_name(self.shards)).exists():
+            self.remote.put(self.folder, [events_name(self.shards)])
         if len(counts) < self.num_shards:
             return _sum(counts[shard] for shard in own)
         totals = _sum(counts.values())
         with alone(self.lock):
             self._close_up(totals)
+            if self.remote is not None:
+                close_up(self.remote, self.folder)
         return totals
 
     def _close_up(self, totals: dict[str, int]) -> None:
@@ -246,21 +298,25 @@ def _show(flat: Mapping[str, Any], key: str) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _refuse_other(folder: Path, wanted: Mapping[str, Any]) -> None:
-    if not (folder / DOCUMENT).exists():
-        return
-    differing = name_differences(read_document(folder), wanted)
-    if differing:
-        raise UserError(
-            f"out {folder} holds another dataset: {differing}. Give what it was made with, or an empty folder"
-        )
+def _refuse_other(folder: Path, wanted: Mapping[str, Any], remote: Remote | None) -> None:
+    here = read_document(folder) if (folder / DOCUMENT).exists() else None
+    there = None if remote is None else read_remote_document(remote)
+    for place, found in ((folder, here), (remote, there)):
+        differing = "" if found is None else name_differences(found, wanted)
+        if differing:
+            raise UserError(
+                f"out {place} holds another dataset: {differing}. Give what it was made with, or an empty folder"
+            )
 
 
 def _finished(
-    folder: Path, document: Mapping[str, Any], shards: range
+    folder: Path, document: Mapping[str, Any], shards: range, remote: Remote | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Those of the shards that are finished, with their markers. Whatever is wrong with the others, they are made
     again."""
+    if remote is not None:
+        yield from finished_shards(remote, document, shards).items()
+        return
     digest = document_digest(document)
     for shard in shards:
         try:
@@ -285,18 +341,6 @@ def _remove_stale(folder: Path, lock: int, shards: range | None) -> None:
 
     with alone(lock):
         remove_stale(folder, which=is_ours)
-
-
-def _forget_workers(folder: Path, shards: range | None) -> None:
-    """Delete what earlier runs' workers said, of these shards: this process has the lock, so they are gone."""
-    for path in sorted((folder / WORKERS).glob("*.json")):
-        try:
-            span = json.loads(path.read_bytes())["shards"]
-            theirs = None if span is None else range(int(span[0]), int(span[1]))
-        except (OSError, ValueError, TypeError, LookupError):
-            theirs = None
-        if shards is None or theirs is None or (shards.start < theirs.stop and theirs.start < shards.stop):
-            path.unlink(missing_ok=True)
 
 
 def _mend_events(path: Path) -> None:

@@ -33,18 +33,21 @@ WIDTHS = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 def estimate(network: "Exportable", *, precision: str, fused: bool) -> Needs:
     """What a network needs in an arithmetic, by the count that the module describes."""
+    from d2r_fast.export.row_weights import RowWeights
+
     width = WIDTHS[precision]
     state = {**dict(network.module.named_parameters()), **dict(network.module.named_buffers())}
     blank = {name: value.to("meta") for name, value in state.items()}
     inputs = network.random_inputs(1, seed=0)
     given = [inputs[port.name].to("meta") for port in network.inputs]
-    live, flops = _LiveBytes(blank.values()), FlopCounterMode(display=False)
+    live, flops, rows = _LiveBytes(blank.values()), FlopCounterMode(display=False), RowWeights()
     with torch.no_grad(), live, _OneAttention(fused):
         torch.func.functional_call(network.module, blank, tuple(given))
-    with torch.no_grad(), flops:
+    with torch.no_grad(), flops, rows:
         torch.func.functional_call(network.module, blank, tuple(given))
+    weights_bytes = sum(value.numel() for value in state.values()) * width
     return Needs(
-        weights_bytes=sum(value.numel() for value in state.values()) * width,
+        weights_bytes=weights_bytes + (rows.num_bytes if network.in_rows else 0),
         row_bytes=live.peak * width // 4,
         row_flops=flops.get_total_flops(),
     )

@@ -72,7 +72,7 @@ class Needs(Part):
     """What a network takes, counted from its shapes, see engine_needs.
 
     Attributes:
-        weights_bytes: its parameters.
+        weights_bytes: what its graph holds: its parameters, and kernels that are kept transformed.
         row_bytes: the peak of what one row's intermediate results take at once.
         row_flops: arithmetic of one row, a multiplication and an addition counted as two.
     """

@@ -22,6 +22,8 @@ from d2r_fast.engine.errors import RunError, UserError
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
+_URL = re.compile(r"^[a-z][a-z0-9+.-]+:/")
+"""What Path makes of s3://bucket/folder."""
 STALE = re.compile(r"^\..+\.\d+\.tmp$")
 
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
@@ -152,6 +154,10 @@ def make_folder(folder: Path) -> None:
     Raises:
         UserError: a file is in the way, or nothing may be written there.
     """
+    if _URL.match(str(folder)):
+        raise UserError(
+            f"out {folder} is no folder but an address, which this does not write to: give a folder"
+        )
     try:
         with disk_errors(folder, needed_bytes=4096):
             folder.mkdir(parents=True, exist_ok=True)

@@ -76,14 +76,14 @@ def run_plan(config: GenerateConfig, *, seconds: float) -> int:
         stages = open_stages(config, source, device, pool)
         found = forecast(config, stages, members, seconds=seconds)
     on = device_name(device)
-    free = shutil.disk_usage(_existing(config.out)).free
+    disk = _room(config.out)
     print(f"images: {found.num_images:,} of {len(members):,} identities, {found.num_rows:,} UNet rows")
     print(
         f"measured on {on}, backend {config.backend}, {config.dtype}: {found.row_s * 1e3:.3g} ms a UNet row, "
         f"{found.image_s * 1e3:.3g} ms to finish an image, {found.identity_s * 1e3:.3g} ms to embed an identity"
     )
     print(f"time: {_span(found.total_s)}, {found.num_images / found.total_s:.3g} images/s")
-    print(f"disk: {found.disk_bytes / 1e9:.3g} GB; {free / 1e9:.3g} GB free at {config.out}")
+    print(f"disk: {found.disk_bytes / 1e9:.3g} GB{disk}")
     on_card = f", {found.gpu_bytes / 1e9:.3g} GB on the GPU" if found.gpu_bytes else ""
     print(f"memory: {found.memory_bytes / 1e9:.3g} GB{on_card}")
     return 0
@@ -194,6 +194,13 @@ def _used_on(device: str) -> int:
     """Bytes of a card in use, by whatever library: torch's own count knows torch's tensors alone."""
     free, total = torch.cuda.mem_get_info(device)
     return total - free
+
+
+def _room(out: Path | str) -> str:
+    """What a folder's disk has left; nobody says of a URL."""
+    if isinstance(out, str):
+        return f" at {out}"
+    return f"; {shutil.disk_usage(_existing(out)).free / 1e9:.3g} GB free at {out}"
 
 
 def _existing(path: Path) -> Path:

@@ -42,14 +42,16 @@ def covers(ranges: list[Range], wanted: Range) -> bool:
 
 def _held(file: int, first: int, end: int) -> list[Range]:
     """The kernel names one lock at a time, in no order: what lies beside it is asked for again."""
-    if first >= end:
-        return []
-    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, first, end - first, 0)
-    kind, _, start, length, _ = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_OFD_GETLK, asked))
-    if kind == fcntl.F_UNLCK:
-        return []
-    low, high = max(first, start), end if length == 0 else min(end, start + length)
-    return [*_held(file, first, low), (low, high), *_held(file, high, end)]
+    found, open_ranges = [], [(first, end)]
+    while open_ranges:
+        first, end = open_ranges.pop()
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, first, end - first, 0)
+        kind, _, start, length, _ = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_OFD_GETLK, asked))
+        if kind != fcntl.F_UNLCK:
+            low, high = max(first, start), end if length == 0 else min(end, start + length)
+            found.append((low, high))
+            open_ranges += [part for part in ((first, low), (high, end)) if part[0] < part[1]]
+    return found
 
 
 def _merged(ranges: list[Range]) -> list[Range]:

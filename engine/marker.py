@@ -107,14 +107,21 @@ def read_document(folder: Path) -> dict[str, Any]:
     """
     path = folder / DOCUMENT
     try:
-        document = json.loads(path.read_bytes())
-        dump(document)  # refuses what no JSON file may hold: NaN, 1e999, half of a surrogate pair
+        data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{folder} holds no {DOCUMENT}, so it is no dataset of d2r-fast: check the path"
         ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): see that it is a readable file") from None
+    return parse_document(data, path)
+
+
+def parse_document(data: bytes, path: object) -> dict[str, Any]:
+    """The same of a document's bytes; `path` is for the message."""
+    try:
+        document = json.loads(data)
+        dump(document)  # refuses what no JSON file may hold: NaN, 1e999, half of a surrogate pair
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict) or not isinstance(document.get("plan"), dict):
@@ -139,34 +146,44 @@ def read_marker(
         ValueError: the shard does not count as finished; the text says why.
     """
     names = ShardFiles.of(shard)
-    marker = _parse(folder, names.stats)
-    if marker["schema"] != SCHEMA or marker["shard"] != shard or marker["dataset"] != dataset:
-        raise ValueError(f"{names.stats} belongs to another shard or dataset")
-    if marker["wanted"] != sum(marker[status] for status in STATUSES):
-        raise ValueError(f"{names.stats}: wanted is not written + rejected + failed")
+    marker = parse_marker(_read(folder, names.stats), shard, format=format, dataset=dataset)
     files = marker["files"]
-    for name in names.listed(format):
-        if name not in files:
-            raise ValueError(f"{names.stats} does not list {name}")
     for name in files if images else names.listed(format):
         _check_size(f"{folder}/{name}", name, files[name]["bytes"])
     return marker
 
 
-def _parse(folder: Path, name: str) -> dict[str, Any]:
-    """A marker with every field of the right type."""
+def parse_marker(data: bytes, shard: int, *, format: Format, dataset: str) -> dict[str, Any]:
+    """The marker that these bytes are, with every field of the right type; its files are not looked at.
+
+    Raises:
+        ValueError: they are none of this shard of this dataset; the text says why.
+    """
+    names = ShardFiles.of(shard)
+    try:
+        marker = json.loads(data)
+    except (ValueError, RecursionError):
+        raise ValueError(f"{names.stats} is damaged") from None
+    if not _well_formed(marker):
+        raise ValueError(f"{names.stats} is damaged")
+    if marker["schema"] != SCHEMA or marker["shard"] != shard or marker["dataset"] != dataset:
+        raise ValueError(f"{names.stats} belongs to another shard or dataset")
+    if marker["wanted"] != sum(marker[status] for status in STATUSES):
+        raise ValueError(f"{names.stats}: wanted is not written + rejected + failed")
+    for name in names.listed(format):
+        if name not in marker["files"]:
+            raise ValueError(f"{names.stats} does not list {name}")
+    return marker  # type: ignore[no-any-return]
+
+
+def _read(folder: Path, name: str) -> bytes:
     try:
         with open(f"{folder}/{name}", "rb") as file:  # noqa: PTH123 (10,000 of them in a resume)
-            marker = json.load(file)
+            return file.read()
     except FileNotFoundError:
         raise ValueError(f"{name} is missing") from None
     except OSError as error:
         raise ValueError(f"{name} cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise ValueError(f"{name} is damaged") from None
-    if not _well_formed(marker):
-        raise ValueError(f"{name} is damaged")
-    return marker  # type: ignore[no-any-return]
 
 
 def _well_formed(marker: Any) -> bool:

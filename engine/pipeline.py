@@ -24,6 +24,7 @@ from d2r_fast.engine.device import find_device, find_dtype
 from d2r_fast.engine.embed import load_embedder
 from d2r_fast.engine.ends import check_apart, conclude
 from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.executors.listing import Digests, digest_shards
 from d2r_fast.engine.executors.maker import Open, Task, members_of
 from d2r_fast.engine.executors.place import absolute, check_no_card, find_place, run_here
 from d2r_fast.engine.executors.share import find_share
@@ -34,6 +35,7 @@ from d2r_fast.engine.generating import Generating
 from d2r_fast.engine.generator import Arc2FaceGenerator
 from d2r_fast.engine.models.layout import describe_files
 from d2r_fast.engine.offset import read_offset
+from d2r_fast.engine.out import Out, find_out
 from d2r_fast.engine.person import Host
 from d2r_fast.engine.rank import read_ranking
 from d2r_fast.engine.restore import Restorer
@@ -41,7 +43,6 @@ from d2r_fast.engine.source import Identity, Source, fingerprint, open_source
 from d2r_fast.engine.step_counts import read_steps
 from d2r_fast.engine.write import check_names
 from d2r_fast.translation.config import TranslateRecipe
-from d2r_fast.translation.methods import cpu_backend
 from d2r_fast.translation.weights import describe_weights
 
 FINISH_BATCH = 8
@@ -77,10 +78,12 @@ def generate(config: GenerateConfig) -> int:
         shards = find_share(config, document["plan"]["num_shards"])
         if shards is not None and not shards:
             return 0
+        out = find_out(config, document, here=place.here)
         opener = partial(
-            open_maker, config, (source, members) if place.here else None, document if place.apart else None
-        )
-        with Dataset.open(config.out, document, shards=shards) as dataset:
+            open_maker, config, out, (source, members) if place.here else None, document if place.apart else None,
+            None if place.here else digest_shards(members, config.identities_per_shard),
+        )  # fmt: skip
+        with Dataset.open(out, document, shards=shards) as dataset:
             if dataset.unfinished:
                 place.run(_task(members, config, opener), dataset)
             counts = dataset.finish()
@@ -137,8 +140,17 @@ def select(source: Source, config: GenerateConfig) -> list[Identity]:
     return members[:wanted]
 
 
-def describe(config: GenerateConfig, source: Source, members: list[Identity]) -> dict[str, Any]:
-    """The dataset's identity, as dataset.json holds it: a run that goes on must come to the same document."""
+def describe(
+    config: GenerateConfig,
+    source: Source,
+    members: list[Identity],
+    *,
+    listed: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The dataset's identity, as dataset.json holds it: a run that goes on must come to the same document.
+
+    `listed` is a document for which all images were listed already, which takes long: what it says of them is taken.
+    """
     recipe = {name: getattr(config, name) for name in Recipe.model_fields}
     for name in ("ranking", "clip_offset", "identity_steps", "restore"):
         recipe[name] = digest(recipe[name]) if recipe[name] else None
@@ -157,7 +169,7 @@ def describe(config: GenerateConfig, source: Source, members: list[Identity]) ->
         "models": models,
         "models_kind": kind,
         "source": {
-            "name": source.name, "fingerprint": fingerprint(members),
+            "name": source.name, "fingerprint": listed["source"]["fingerprint"] if listed else fingerprint(members),
             "num_identities": len(source.identities),
         },
         "versions": {"d2r-fast": d2r_fast.__version__}
@@ -234,21 +246,20 @@ def _open_restorer(config: GenerateConfig, generator: Arc2FaceGenerator) -> Rest
     if config.restore is None:
         return None
     assert config.restore_w is not None, "settled"
-    precision = PRECISIONS[find_dtype(config.dtype, generator.device)]
-    # What is right for the other networks on a CPU may be too inaccurate for this one.
-    accurate = config.backend == "openvino" and precision == "fp32"
     return Restorer.open(
-        config.restore, w=config.restore_w, size=generator.image_size,
-        backend=cpu_backend("codeformer") if accurate else config.backend, precision=precision,
-        engines=config.engines, device=generator.device, batch_size=FINISH_BATCH,
+        config.restore, w=config.restore_w, size=generator.image_size, backend=config.backend,
+        precision=PRECISIONS[find_dtype(config.dtype, generator.device)], engines=config.engines,
+        device=generator.device, batch_size=FINISH_BATCH,
     )  # fmt: skip
 
 
 @contextmanager
 def open_maker(
     config: GenerateConfig,
+    out: Out,
     found: tuple[Source, list[Identity]] | None,
     document: Mapping[str, Any] | None,
+    digests: Digests | None,
     device: str,
     pending: Sequence[int],
 ) -> Iterator[Generating]:
@@ -256,8 +267,10 @@ def open_maker(
 
     Args:
         config: settled.
+        out: where shards go.
         found: what `prepare` gave in this process, or None.
         document: what the dataset must be here too: for machines that may hold other files. None: it is known to.
+        digests: what the run found in its source, for processes that look for themselves.
         device: "cpu" or "cuda:N".
         pending: shards of which some will be made.
 
@@ -266,14 +279,15 @@ def open_maker(
     """
     source, members = found or prepare(config)
     if document is not None:
-        check_same(document, describe(config, source, members))
+        check_same(document, describe(config, source, members, listed=document))
+        out.prepare(document)
     with ThreadPoolExecutor() as pool:
-        yield Generating(members, open_stages(config, source, device, pool), config)
+        yield Generating(members, open_stages(config, source, device, pool), config, out, digests)
 
 
 def make_all(members: list[Identity], stages: Stages, dataset: Dataset, config: GenerateConfig) -> None:
     """Make and write the shards that are not finished, in this process with open networks."""
-    maker = Generating(members, stages, config.model_copy(update={"out": dataset.folder}))
+    maker = Generating(members, stages, config, dataset.out)
     device = stages.finisher.generator.device
     run_here(_task(members, config, lambda *_: nullcontext(maker)), maker, dataset, device=device)
 

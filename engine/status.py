@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -28,6 +28,8 @@ from d2r_fast.engine.marker import (
     read_document,
     read_marker,
 )
+from d2r_fast.engine.remote import Remote
+from d2r_fast.engine.remote_dataset import outline
 from d2r_fast.engine.status_text import render_status
 from d2r_fast.engine.worker_report import WorkerReport, clock_notes, judge, read_reports
 
@@ -43,6 +45,7 @@ class Status:
     """A dataset at one moment.
 
     Attributes:
+        folder: or the URL.
         counts: images of the finished shards: wanted, written, rejected, failed.
         wanted: images of the whole plan.
         running: shards in work, by the workers that are there.
@@ -52,7 +55,7 @@ class Status:
         notes: what a person should know or do.
     """
 
-    folder: Path
+    folder: Path | str
     kind: str
     progress: Progress
     num_shards: int
@@ -73,19 +76,41 @@ class Status:
         return min(lost, self.num_shards - len(self.finished) - len(self.running))
 
 
-def run_status(folder: Path, *, as_json: bool) -> int:
+def run_status(place: Path | str, *, as_json: bool) -> int:
     """Print the status; the exit status is 0 of a finished dataset, 4 of one in work, 1 of one that nobody works on.
 
+    Args:
+        place: the dataset's folder or its URL.
+
     Raises:
-        UserError: `folder` is no dataset.
+        UserError: `place` is no dataset.
+        RunError: the network failed.
     """
-    status = read_status(folder)
+    status = read_status(place) if isinstance(place, Path) else read_remote_status(Remote(place))
     print(dump(as_document(status)).decode() if as_json else render_status(status), end="")
     return EXIT_STATUS[status.progress]
 
 
-def read_status(folder: Path, *, now_s: float | None = None) -> Status:
+def read_remote_status(remote: Remote) -> Status:
+    """The status of a dataset behind fsspec. It has no locks: that a worker is gone is not seen, only its silence.
+
+    Raises:
+        UserError: it is no dataset.
+        RunError: the network failed.
+    """
+    with outline(remote) as folder:
+        if not (folder / DOCUMENT).exists():
+            raise UserError(
+                f"{remote} holds no {DOCUMENT}, so it is no dataset of d2r-fast: check the address"
+            )
+        return replace(read_status(folder, has_locks=False), folder=remote.url)
+
+
+def read_status(folder: Path, *, now_s: float | None = None, has_locks: bool = True) -> Status:
     """The status of the dataset in `folder`; `now_s` is the Unix time to reckon ages from, default now.
+
+    Args:
+        has_locks: whether those at work hold the folder's lock.
 
     Raises:
         UserError: it is no dataset, or its document is damaged.
@@ -96,7 +121,7 @@ def read_status(folder: Path, *, now_s: float | None = None) -> Status:
     # Reports on both sides of the locks, so that who ends or begins in between is not taken for lost; and all before
     # the markers: a shard that is finished in between is then in work and finished, not neither.
     before, _ = read_reports(folder, now_s=now_s)
-    held = held_ranges(folder, num_shards)
+    held = held_ranges(folder, num_shards) if has_locks else None
     reports, faults = read_reports(folder, now_s=now_s)
     workers = judge(reports, held, num_shards=num_shards, before=before)
     finished, counts = read_markers(folder, document)

@@ -20,12 +20,14 @@ from typing import Any, get_args
 from d2r_fast.engine.ahead import ahead
 from d2r_fast.engine.console import Meter, say
 from d2r_fast.engine.dataset import logs
+from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.files import stale
 from d2r_fast.engine.marker import (
     CARD,
     COMMANDS,
     CONVERTED,
     COUNTS,
+    DOCUMENT,
     GENERATED,
     SCHEMA,
     SUCCESS,
@@ -36,6 +38,8 @@ from d2r_fast.engine.marker import (
     read_document,
     shard_number,
 )
+from d2r_fast.engine.remote import Remote
+from d2r_fast.engine.remote_dataset import outline, shard_copy
 from d2r_fast.engine.rows import ROWS
 from d2r_fast.engine.verify_shard import SIGNATURES, Report, verify_shard
 
@@ -43,36 +47,59 @@ _IMAGES_PER_WORKER = 20_000
 """Fewer are checked sooner than another process starts."""
 
 
-def run_verify(folder: Path, *, quick: bool = False) -> int:
+def run_verify(place: Path | str, *, quick: bool = False) -> int:
     """The `verify` command: print what is wrong, say what was checked; 0 where all is well, else 1.
 
+    Args:
+        place: the dataset's folder, or its URL: then its shards are fetched one at a time, and deleted.
+
     Raises:
-        UserError: `folder` is no dataset.
+        UserError: `place` is no dataset.
+        RunError: the network failed.
     """
-    wanted = read_document(folder)["plan"].get("wanted")
+    if isinstance(place, Path):
+        return _run(place, quick=quick)
+    remote = Remote(place)
+    with outline(remote) as folder:
+        return _run(folder, quick=quick, remote=remote)
+
+
+def _run(folder: Path, *, quick: bool, remote: Remote | None = None) -> int:
+    wanted = _document(folder, remote)["plan"].get("wanted")
     useful = 1 + wanted // _IMAGES_PER_WORKER if isinstance(wanted, int) else 1
     num_cores = len(os.sched_getaffinity(0))
     num_workers = num_cores if quick else min(num_cores, useful)
-    report = verify(folder, quick=quick, num_workers=num_workers)
+    if remote is not None and remote.in_process:
+        num_workers = 1
+    report = verify(folder, quick=quick, num_workers=num_workers, remote=remote)
     for problem in report.problems:
         print(problem)
     counts = report.counts
     images = ", ".join(f"{counts[name]:,} {name}" for name in COUNTS)
     say(f"checked {counts['shards']:,} shards, {counts['bytes']:,} bytes, images: {images}")
     say(
-        f"{folder}: {len(report.problems)} problems"
+        f"{remote or folder}: {len(report.problems)} problems"
         if report.problems
-        else f"{folder} is complete and intact"
+        else f"{remote or folder} is complete and intact"
     )
     return 1 if report.problems else 0
 
 
-def verify(folder: Path, *, quick: bool = False, num_workers: int = 1) -> Report:
+def _document(folder: Path, remote: Remote | None) -> dict[str, Any]:
+    if remote is not None and not (folder / DOCUMENT).exists():
+        raise UserError(f"{remote} holds no {DOCUMENT}, so it is no dataset of d2r-fast: check the address")
+    return read_document(folder)
+
+
+def verify(
+    folder: Path, *, quick: bool = False, num_workers: int = 1, remote: Remote | None = None
+) -> Report:
     """Check the dataset in `folder` against all that its format promises.
 
     That is: the document; of every shard its marker, its files' sizes and SHA-256, its tables against the
     plan and the counts, and its images against the tables, each decoded; no name twice; nothing left over;
-    the success marker. `quick` leaves the images closed: their SHA-256 still says that they are as written.
+    the success marker. `quick` leaves the images closed: their SHA-256 still says that they are as written. With
+    `remote` the folder is an outline of it, and the shards are fetched from there.
 
     Raises:
         UserError: `folder` is no dataset, or its document cannot be read.
@@ -81,7 +108,11 @@ def verify(folder: Path, *, quick: bool = False, num_workers: int = 1) -> Report
     report = Report(problems=list(_document_problems(document)))
     if report.problems:
         return report
-    check = partial(verify_shard, folder, document, quick=quick)
+    check = (
+        partial(verify_shard, folder, document, quick=quick)
+        if remote is None
+        else partial(_verify_remote, remote, document, quick=quick)
+    )
     num_shards = document["plan"]["num_shards"]
     with Meter("verify", total=num_shards, unit="shards") as meter:
         for found in _spread(check, num_shards, num_workers, quick=quick):
@@ -95,6 +126,11 @@ def verify(folder: Path, *, quick: bool = False, num_workers: int = 1) -> Report
     for name in logs(folder):
         report.problems += _event_problems(folder / name)
     return report
+
+
+def _verify_remote(remote: Remote, document: Mapping[str, Any], shard: int, *, quick: bool) -> Report:
+    with shard_copy(remote, document, shard) as folder:
+        return verify_shard(folder, document, shard, quick=quick)
 
 
 def _spread(check: "partial[Report]", num_shards: int, num_workers: int, *, quick: bool) -> Iterator[Report]:

@@ -8,6 +8,7 @@ import io
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +48,8 @@ from d2r_fast.engine.rows import ROWS, AnyImageRow, IdentityRow, Problem, as_dic
 
 ImageFormat = Literal["jpg", "png"]
 
+_FLUSHES = 8
+"""Files that are flushed at once."""
 _TAR_OVERHEAD = 4096
 """Bytes that a sample takes in a tar beyond its image, at most: three headers, padding, row and label."""
 
@@ -170,22 +173,33 @@ def _write_folders(
     """One folder per identity that has an image; all are whole on disk before the first becomes visible."""
     staging = folder / f".{shard:05d}.{os.getpid()}.tmp"
     new, old = staging / "new", staging / "old"
-    files: dict[str, Written] = {}
     try:
         with disk_errors(folder, needed_bytes=sum(map(len, images.values()))):
             new.mkdir(parents=True)
             old.mkdir()
-            for row in (row for row in rows if row.status == "written"):
-                name = f"{row.identity}/{row.file_name(suffix)}"
-                (new / row.identity).mkdir(exist_ok=True)
-                files[name] = write_synced(new / name, images[row.key])
+            named = {
+                f"{row.identity}/{row.file_name(suffix)}": images[row.key]
+                for row in rows
+                if row.status == "written"
+            }
+            files = _write_synced(new, named)
             for identity in sorted(new.iterdir()):
-                sync_folder(identity)
                 _replace_folder(identity, folder / identity.name, old)
             sync_folder(folder)
     finally:
         # Whatever this cannot delete, the next start does; the error that brought us here matters more.
         shutil.rmtree(staging, ignore_errors=True)
+    return files
+
+
+def _write_synced(folder: Path, named: Mapping[str, bytes]) -> dict[str, Written]:
+    """Files of `<identity>/<name>` in new folders, flushed several at a time, at about the cost of one."""
+    for identity in {name.split("/")[0] for name in named}:
+        (folder / identity).mkdir()
+    with ThreadPoolExecutor(_FLUSHES) as pool:
+        written = pool.map(write_synced, [folder / name for name in named], named.values())
+        files = dict(zip(named, written, strict=True))
+        list(pool.map(sync_folder, folder.iterdir()))
     return files
 
 

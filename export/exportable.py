@@ -36,6 +36,7 @@ class Exportable(ABC):
         draws: input -> how a plausible row is drawn.
         float32: whether it computes in float32 whatever is asked for: its outputs decide between things that nearly
             tie.
+        in_rows: whether its graph keeps maps as rows (export/rows.py), for a batch of one.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Exportable(ABC):
     settings: Mapping[str, str]
     draws: Mapping[str, Draw]
     float32: bool = field(default=False, kw_only=True)
+    in_rows: bool = field(default=False, kw_only=True)
 
     def arithmetic(self, wanted: Precision) -> Precision:
         """What the network computes in where this is asked for."""
@@ -146,13 +148,11 @@ class TorchExportable(Exportable):
         make: loads the module; its forward takes and gives the ports in order.
         dynamic_axes: input -> axis -> torch.export.Dim.
         wide: whether wide convolutions are most of it: on a CPU in float32 its graph keeps maps as rows then.
-        in_rows: whether its graph does, for a batch of one.
     """
 
     make: Callable[[], nn.Module]
     dynamic_axes: DynamicAxes = field(repr=False)
     wide: bool = field(default=False, kw_only=True)
-    in_rows: bool = field(default=False, kw_only=True)
 
     def on(self, device: str, precision: Precision) -> "TorchExportable":
         if not self.wide or self.in_rows or (device, precision) != ("cpu", "fp32"):

@@ -13,14 +13,16 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from d2r_fast.engine.clock import Clock
 from d2r_fast.engine.dataset import Dataset
 from d2r_fast.engine.errors import RunError
-from d2r_fast.engine.executors.maker import Report, Task
+from d2r_fast.engine.executors.maker import Maker, Report, Task
 from d2r_fast.engine.executors.place import Machine
+from d2r_fast.engine.out import Out
 from d2r_fast.engine.write_behind import write_behind
 
 from .fakedata import make_document, make_rows, write
@@ -31,8 +33,11 @@ NUM_SHARDS = 6
 class FakeMaker:
     """Takes its time over each shard, and asks for the next one before the last is out, as the flows do."""
 
-    def __init__(self, out: Path, document: dict[str, Any], seconds: float, deaths: Sequence[int]) -> None:
-        self.out, self.document, self.seconds, self.deaths = out, document, seconds, deaths
+    def __init__(
+        self, out: Path | Out, document: dict[str, Any], seconds: float, deaths: Sequence[int]
+    ) -> None:
+        self.out = out if isinstance(out, Out) else Out(out)
+        self.document, self.seconds, self.deaths = document, seconds, deaths
         self.clock = Clock()
 
     def about(self) -> dict[str, Any]:
@@ -48,7 +53,12 @@ class FakeMaker:
                 yield number
                 number = after
 
-        with closing(write_behind(made(), lambda shard: write(self.out, self.document, shard))) as markers:
+        def deliver(shard: int) -> dict[str, Any]:
+            marker = write(self.out.folder, self.document, shard)
+            self.out.deliver(marker)
+            return marker
+
+        with closing(write_behind(made(), deliver)) as markers:
             yield from markers
 
     def _make(self, number: int, report: Report) -> None:
@@ -60,7 +70,7 @@ class FakeMaker:
             report(row)
 
     def _die_once(self, number: int) -> None:
-        if _first_time(self.out.with_name(f"died {number}")):
+        if _first_time(self.out.folder.with_name(f"died {number}")):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -74,7 +84,7 @@ def _first_time(path: Path) -> bool:
 
 @contextmanager
 def open_fake(
-    out: Path,
+    out: Path | Out,
     document: dict[str, Any],
     seconds: float,
     deaths: Sequence[int],
@@ -82,7 +92,7 @@ def open_fake(
     device: str,
     pending: Sequence[int],
 ) -> Iterator[FakeMaker]:
-    _wait_for_all(out, crew)
+    _wait_for_all(out.folder if isinstance(out, Out) else out, crew)
     yield FakeMaker(out, document, seconds, deaths)
 
 
@@ -93,6 +103,33 @@ def _wait_for_all(out: Path, crew: int) -> None:
     (ready / str(os.getpid())).touch()
     while len(list(ready.iterdir())) < crew:
         time.sleep(0.01)
+
+
+class DyingMaker:
+    """A maker whose process is killed where it is to make a shard while the file `doomed` is there: that goes too."""
+
+    def __init__(self, maker: Maker, doomed: Path, shard: int) -> None:
+        self.maker, self.doomed, self.shard, self.clock = maker, doomed, shard, maker.clock
+
+    def about(self) -> dict[str, Any]:
+        return self.maker.about()
+
+    def make(self, shards: Iterable[int], report: Report) -> Generator[dict[str, Any]]:
+        def watched() -> Iterator[int]:
+            for number in shards:
+                if number == self.shard and self.doomed.exists():
+                    self.doomed.unlink()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield number
+
+        yield from self.maker.make(watched(), report)
+
+
+@contextmanager
+def open_dying(module: str, doomed: Path, shard: int, *settings: Any) -> Iterator[DyingMaker]:
+    """What a command's `open_maker` opens in another process, with a death built in."""
+    with import_module(module).open_maker(*settings) as maker:
+        yield DyingMaker(maker, doomed, shard)
 
 
 @contextmanager
@@ -114,7 +151,7 @@ def document_of(num_shards: int = NUM_SHARDS, **changes: Any) -> dict[str, Any]:
 
 
 def fake_task(
-    out: Path, document: dict[str, Any], *, crew: int, seconds: float = 0.0, deaths: Sequence[int] = ()
+    out: Path | Out, document: dict[str, Any], *, crew: int, seconds: float = 0.0, deaths: Sequence[int] = ()
 ) -> Task:
     images = document["plan"]["images_per_identity"] * document["plan"]["identities_per_shard"]
     return Task(

@@ -11,6 +11,7 @@ from d2r_fast.engine.align import TEMPLATE_112, align, similarity
 from d2r_fast.engine.errors import UserError
 from d2r_fast.kernels import warp as module
 from d2r_fast.kernels.warp import warp
+from d2r_fast.kernels.warp_one import warp_one as warp_alone
 
 Array = NDArray[np.float64]
 
@@ -184,6 +185,19 @@ def test_a_crop_does_not_depend_on_its_neighbours(monkeypatch: pytest.MonkeyPatc
         assert torch.equal(
             warp(images[index : index + 1], matrices[index : index + 1], 24)[0], together[index]
         )
+
+
+def test_one_image_by_numpy_has_the_same_bytes() -> None:
+    """All sizes, scales, turns and shears, whole shifts, and far outside."""
+    rng = np.random.default_rng(0)
+    for case in range(120):
+        height, width = (int(side) for side in rng.integers(1, 150, 2))
+        image, size = picture(height, width, seed=case), int(rng.choice([7, 96, 112]))
+        matrix = turned(rng.uniform(-4, 4), np.exp(rng.uniform(-3, 2)), (0, 0)) + rng.normal(0, 0.02, (2, 3))
+        matrix[:, 2] = size / 2 - matrix[:, :2] @ (rng.uniform(-0.3, 1.3, 2) * [width, height])
+        if case % 8 == 0:
+            matrix = turned(0, 1, (int(rng.integers(-3, 4)), 1e12 * (case % 3 == 0)))
+        np.testing.assert_array_equal(warp_alone(image, matrix, size), warp_one(image, matrix, size))
 
 
 def test_no_images_no_crops() -> None:

@@ -49,12 +49,13 @@ SURFACE = {
         "clip_offset", "clip_offset_scale", "restore", "restore_w", "seed", "height", "width", "detector",
         "min_face_size", "attempts", "format", "image_format", "jpeg_quality", "identities_per_shard", "backend",
         "recogniser_backend", "recogniser_precision", "dtype", "engines", "recogniser", "batch_size", "device",
-        "recogniser_device", "max_error_rate", "executor", "workers", "shards", "ray_address",
+        "recogniser_device", "max_error_rate", "executor", "workers", "shards", "ray_address", "stage",
     },
     "translate": {
         "source", "weights", "out", "method", "size", "w", "nfe", "steps", "latent", "seed", "format", "image_format",
         "jpeg_quality", "identities", "identities_per_shard", "backend", "precision", "engines", "batch_size", "device",
         "num_threads", "reader", "encoder", "max_error_rate", "config", "executor", "workers", "shards", "ray_address",
+        "stage",
     },
     "train-transfer": {
         "source", "target", "out", "config", "method", "size", "load_size", "flip", "batch_size", "epochs",

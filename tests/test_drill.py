@@ -21,6 +21,7 @@ from d2r_fast.bench.drill.damage import _is_found
 from d2r_fast.bench.drill.inputs import TRANSLATE, spoil_some
 from d2r_fast.bench.drill.kills import Witness
 from d2r_fast.bench.drill.outcome import Outcome
+from d2r_fast.bench.drill.run import _section
 from d2r_fast.bench.drill.soak import _levels, _rates
 from d2r_fast.bench.drill.yard import picture, state, temporaries, tree
 from d2r_fast.engine.decode import DecodeError, decode
@@ -169,6 +170,15 @@ def document(**changes: Any) -> dict[str, Any]:
         "schema": 1, "kind": "drill", "date": "2026-01-01", "quick": False, "machine": {"cpu": "X", "num_cores": 2},
         "drills": {"kills": {"seconds": 1.0, "outcomes": [outcome, outcome | {"met": False}, outcome | {"met": None}]}},
     } | changes  # fmt: skip
+
+
+def test_what_is_saved_names_no_folder_of_this_machine(tmp_path: Path) -> None:
+    outcome = Outcome(
+        "a fault", "a line", f"{tmp_path}/hung/out is left", False, f"image {tmp_path}/hung/0.png"
+    )
+    (found,) = _section([outcome], 1.0, folder=tmp_path)["outcomes"]
+    assert (found["found"], found["note"]) == ("hung/out is left", "image hung/0.png")
+    assert found["met"] is False
 
 
 def test_the_readme_gets_the_latest_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ def test_commands_of_the_page_parse(line: str) -> None:
 
 
 def test_the_page_names_what_is_there() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", PAGE.read_text())
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", PAGE.read_text()) if "://" not in link]
     assert len(links) >= 3
     assert all((PAGE.parent / link).is_file() for link in links)
     for status, code in EXIT_STATUS.items():
@@ -136,7 +136,7 @@ def test_the_array_stops_the_program_and_comes_back_where_its_time_was_up(
 def test_two_tasks_of_an_array_make_one_dataset(tmp_path: Path, mini_models: Path, renders: Path) -> None:
     out = tmp_path / "dataset"
     given = {"RENDERS": str(renders), "MODELS": str(mini_models), "OUT": str(out), "PRESET": "smoke"}
-    flags = ["--images-per-identity", "2", "--steps", "1"]
+    flags = ["--images-per-identity", "2", "--steps", "1", "--backend", "torch"]  # which compiles nothing
     processes = [
         subprocess.Popen(
             ["bash", str(SBATCH), *flags], env=environment(tmp_path, **given, **task(number, 2)),

@@ -16,12 +16,16 @@ import pytest
 from d2r_fast.engine.config import Execution
 from d2r_fast.engine.dataset import Dataset, logs, read_events
 from d2r_fast.engine.errors import RunError, UserError
+from d2r_fast.engine.executors import progress
 from d2r_fast.engine.executors.hand_out import HandOut
+from d2r_fast.engine.executors.listing import check_listed, digest_shards
 from d2r_fast.engine.executors.local import visible_card
-from d2r_fast.engine.executors.maker import Task
+from d2r_fast.engine.executors.maker import Task, members_of
 from d2r_fast.engine.executors.place import Machine, check_no_card, find_devices, find_place
 from d2r_fast.engine.executors.share import find_share
 from d2r_fast.engine.run_log import read_log
+from d2r_fast.engine.source import open_source
+from d2r_fast.engine.sources import folder
 from d2r_fast.engine.verify import verify
 
 from .fakedata import open_dataset, tree, write
@@ -90,6 +94,51 @@ def test_a_worker_of_the_same_name_gives_back_what_the_one_before_it_had() -> No
     assert [hand_out.take("a"), hand_out.take("a")] == [7, 8]
     assert hand_out.arrive("a") == [7, 8]
     assert [hand_out.take("a") for _ in range(3)] == [9, 7, 8]
+
+
+class Counts:
+    """In the meter's place: all that it was told."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.done, self.note = 0, ""
+
+    def advance(self, count: int, note: str = "") -> None:
+        self.done, self.note = self.done + count, note
+
+
+def test_images_that_a_lost_worker_told_of_count_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "Meter", Counts)
+    document = document_of()
+    with Dataset.open(tmp_path / "out", document) as dataset:
+        said = progress.Progress(fake_task(dataset.folder, document, crew=2), dataset, num_workers=2)
+        said.rows("w0", {"written": 3, "rejected": 1})
+        said.rows("w1", {"written": 4})
+        said.shard("w0", 0, {"written": 2, "rejected": 1, "failed": 0}, {})
+        said.lost("w0", "is gone", [1], left=1)
+        assert (said._meter.done, said._meter.note) == (7, "1 rejected, 6 written")
+        said.lost("w0", "is gone again", [], left=1)
+        assert said._meter.done == 7
+
+
+def test_a_worker_lists_what_it_makes_alone_and_notices_another_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    for identity in range(6):
+        (source / str(identity)).mkdir(parents=True)
+        (source / str(identity) / "0.png").touch()
+    digests = digest_shards(open_source(source).identities, 2)
+    listed, scan = [], folder.scan_identity
+    monkeypatch.setattr(folder, "scan_identity", lambda path: (listed.append(Path(path).name), scan(path))[1])
+    found = list(open_source(source).identities)
+    check_listed(1, members_of(found, 1, 2), digests)
+    assert listed == ["0", "2", "3"]  # the first tells that there are images at all
+    (source / "4" / "1.png").touch()
+    check_listed(1, members_of(found, 1, 2), digests)
+    with pytest.raises(UserError, match=r"finds other images of identities 4 to 5 than the run began with"):
+        check_listed(2, members_of(found, 2, 2), digests)
 
 
 @pytest.mark.parametrize("num_shards", [1, 3, 4, 10, 400])

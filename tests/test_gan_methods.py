@@ -12,11 +12,9 @@ from torch import Tensor
 from d2r_fast.engine.engine_job import Job
 from d2r_fast.engine.engine_wish import Wish
 from d2r_fast.engine.errors import UserError
-from d2r_fast.engine.torch_network import open_torch
-from d2r_fast.export import winograd
+from d2r_fast.export import places
 from d2r_fast.export.exportable import Exportable
 from d2r_fast.export.networks import export_network
-from d2r_fast.export.winograd import WinogradConv
 from d2r_fast.kernels.noise import normal
 from d2r_fast.translation.config import TranslateRecipe
 from d2r_fast.translation.gan.method import Unsb, draw_noise
@@ -197,6 +195,12 @@ def graphs(tmp_path_factory: pytest.TempPathFactory, weights: Callable[..., Path
     return export
 
 
+def operators(path: Path) -> list[str]:
+    import onnx
+
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
 def run_onnx(path: Path, inputs: Mapping[str, Tensor]) -> Tensor:
     import onnxruntime
 
@@ -224,14 +228,15 @@ def test_engines_agree_with_torch(
     assert relative(run_openvino(path, inputs), wanted) < 1e-5
 
 
-def test_engines_with_winograds_convolutions_agree(
+def test_engines_in_rows_agree(
     graphs: Callable[..., Path], weights: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(winograd, "LEAST_CHANNELS", 8)
+    monkeypatch.setattr(places, "LEAST_CHANNELS", 8)
     network = open_generator(plan_of("decent", weights("decent")), height=64, width=128)
-    inputs = network.random_inputs(2, seed=1)
+    inputs = network.random_inputs(1, seed=1)
     wanted = network.reference(inputs)["translated"]
     path = graphs("decent", "fp32", fast=True)
+    assert operators(path).count("Conv") == 4, "the first, the last and two filters"
     assert relative(run_onnx(path, inputs), wanted) < 1e-5
     assert relative(run_openvino(path, inputs), wanted) < 1e-5
 
@@ -247,16 +252,14 @@ def test_half_precision_is_near(
 
 
 def test_the_graph_has_one_norm_each_and_nothing_without_effect(graphs: Callable[..., Path]) -> None:
-    import onnx
-
-    def operators(method: GanName, *, intended: bool = False) -> list[str]:
-        return [node.op_type for node in onnx.load(graphs(method, "fp32", intended=intended)).graph.node]
+    def of(method: GanName, *, intended: bool = False) -> list[str]:
+        return operators(graphs(method, "fp32", intended=intended))
 
     for method, num_convolutions in (("vsait", 18), ("decent", 18), ("unsb", 13)):
-        assert operators(method).count("InstanceNormalization") == 15  # type: ignore[arg-type]
-        assert operators(method).count("Conv") == num_convolutions  # type: ignore[arg-type]
-        assert "Shape" not in operators(method)  # type: ignore[arg-type]
-    assert operators("unsb", intended=True).count("Conv") == 18
+        assert of(method).count("InstanceNormalization") == 15  # type: ignore[arg-type]
+        assert of(method).count("Conv") == num_convolutions  # type: ignore[arg-type]
+        assert "Shape" not in of(method)  # type: ignore[arg-type]
+    assert of("unsb", intended=True).count("Conv") == 18
 
 
 @pytest.mark.parametrize(
@@ -270,56 +273,12 @@ def test_the_graph_has_one_norm_each_and_nothing_without_effect(graphs: Callable
         ("tensorrt-rtx", "fp32", "cuda", False),
     ],
 )
-def test_winograd_is_for_cpus_in_float32(
+def test_rows_are_for_cpus_in_float32(
     backend: str, precision: Any, device: str, wanted: bool, weights: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Whatever card this machine has: what an engine is built for decides. Its files are not the other graph's."""
     network = open_generator(plan_of("vsait", weights("vsait")), height=16, width=16)
     job = Job(network, tmp_path, Wish(backend=backend, precision=precision, device=device))
     assert ("convolutions" in job.network.source) == wanted
-    assert job.sidecar.stem.endswith("-winograd") == wanted
+    assert job.sidecar.stem.endswith("-rows") == wanted
     assert (job.network is network) == (not wanted)
-
-
-def test_torch_runs_winograds_convolutions_on_a_cpu_in_float32(
-    weights: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(winograd, "LEAST_CHANNELS", 8)
-    network = open_generator(plan_of("vsait", weights("vsait")), height=16, width=16)
-    inputs = network.random_inputs(1, seed=0)
-    for precision, low, high in (("fp32", 1e-9, 1e-5), ("bf16", 1e-4, 1e-1)):
-        opened = open_torch(network, precision=precision, batch_size=1, device="cpu")
-        given = opened(inputs)["translated"]
-        assert low < relative(given, network.reference(inputs)["translated"]) < high
-        assert opened.batch_size == 1
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_winograds_network_is_the_same_function(
-    method: GanName, weights: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(winograd, "LEAST_CHANNELS", 8)
-    plain = open_generator(plan_of(method, weights(method)), height=36, width=52)
-    fast = plain.on("cpu", "fp32")
-    inputs = fast.random_inputs(2, seed=4)
-    found = [module for module in fast.module.modules() if isinstance(module, WinogradConv)]
-    assert len(found) == {"vsait": 14, "decent": 14, "unsb": 9}[method]
-    assert all(torch.equal(fast.reference(inputs)[n], v) for n, v in plain.reference(inputs).items())
-    with torch.no_grad():
-        output = fast.module(*inputs.values())
-    assert 0 < relative(output, plain.reference(inputs)["translated"]) < 1e-5
-    assert fast.source != plain.source
-
-
-@pytest.mark.parametrize("reflected", [False, True])
-@pytest.mark.parametrize("size", [(2, 2), (3, 9), (8, 12), (13, 6)])
-def test_winograds_convolution_is_the_convolution(size: tuple[int, int], reflected: bool) -> None:
-    convolution = torch.nn.Conv2d(5, 7, 3)
-    with torch.no_grad():
-        convolution.weight.copy_(tensor(7, 5, 3, 3, key=1))
-        convolution.bias = torch.nn.Parameter(tensor(7, key=2))
-        x = tensor(2, 5, *size, key=3)
-        wanted = convolution(torch.nn.functional.pad(x, (1, 1, 1, 1), "reflect" if reflected else "constant"))
-        found = WinogradConv(convolution, size, reflected=reflected)(x)
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
-    assert relative(found, wanted) < 1e-5

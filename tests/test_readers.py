@@ -215,6 +215,45 @@ def test_damage_has_the_same_fate_whoever_reads(reader: DaliReader) -> None:
     check_same(reader.decode(files), expected)
 
 
+def png_of(stream: bytes, *, width: int = WIDTH, height: int = HEIGHT, cut: int = 0) -> bytes:
+    """A PNG of an RGB image's zlib stream, the last `cut` bytes of it in a chunk of their own, all checksums right."""
+    parts = (stream[:-cut], stream[-cut:]) if cut else (stream,)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), *((b"IDAT", part) for part in parts), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+
+
+def test_streams_damaged_under_right_checksums_have_the_same_fate(reader: DaliReader) -> None:
+    rng = np.random.default_rng(0)
+    raw = b"".join(bytes([row % 5]) + line.tobytes() for row, line in enumerate(picture()))
+    whole, row = zlib.compress(raw), 3 * WIDTH + 1
+    streams = [
+        whole,
+        whole[:-4],
+        whole[:-4] + bytes(4),
+        *map(zlib.compress, (raw[:-row], raw[:-9], raw + raw[:row])),
+    ]
+    for _ in range(40):
+        stream = bytearray(whole)
+        stream[rng.integers(len(stream))] ^= 1 << int(rng.integers(8))
+        streams.append(bytes(stream))
+    files = [png_of(stream, cut=cut) for stream in streams for cut in (0, 4, 7)]
+    expected = PlainReader().decode(files)
+    assert 50 < sum(isinstance(found, DecodeError) for found in expected) < len(files) - 5
+    check_same(reader.decode(files), expected)
+
+
+def test_a_stream_that_ends_in_a_piece_of_its_own_is_read_plainly(reader: DaliReader) -> None:
+    """libpng does not look at what follows the last pixel there, and Pillow sees the wrong checksum."""
+    pixels = picture(height=167, width=16)
+    stream = zlib.compress(b"".join(b"\0" + line.tobytes() for line in pixels), 0)
+    assert len(stream) % 8192 == 2
+    wrong = png_of(stream[:-4] + bytes(4), width=16, height=167)
+    assert not is_common(wrong, min_side=12)
+    check_same(reader.decode([wrong]), [DecodeError("truncated or damaged")])
+    check_same(reader.decode([png_of(stream, width=16, height=167)]), [pixels])
+
+
 def test_pixels_do_not_depend_on_company_or_threads(reader: DaliReader) -> None:
     files = [save(picture(seed, height=40 + seed), "JPEG") for seed in range(40)]
     together = reader.decode(files)

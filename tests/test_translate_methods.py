@@ -124,4 +124,4 @@ def test_an_engine_makes_what_torch_makes(
     assert versions["openvino"] == find_backend("openvino").version(), "what computed is part of the document"
     (folder,) = (tmp_path / "engines").iterdir()
     assert folder.name.startswith("vsait-")
-    assert (folder / "openvino" / "vsait-fp32-b1-112x112-winograd.json").is_file()
+    assert (folder / "openvino" / "vsait-fp32-b1-112x112-rows.json").is_file()

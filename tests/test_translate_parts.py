@@ -23,7 +23,7 @@ from d2r_fast.engine.write_behind import write_behind
 from d2r_fast.translation.batches import Decoded, batches
 from d2r_fast.translation.config import MethodName, TranslateConfig, TranslateRecipe
 from d2r_fast.translation.engines import open_for_building
-from d2r_fast.translation.methods import open_method
+from d2r_fast.translation.methods import METHODS, open_method
 from d2r_fast.translation.opened import Opened, open_networks
 from d2r_fast.translation.resize import crop, pad_to_multiple, resize
 from d2r_fast.translation.shard import Task
@@ -268,10 +268,8 @@ def test_what_build_engines_cannot_do_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_auto_is_what_is_accurate_on_a_cpu() -> None:
-    def settled(method: MethodName) -> str:
-        places = {name: Path("x") for name in ("source", "weights", "out")}
-        return settle(TranslateConfig(method=method, **places), "cpu").backend
-
-    assert settled("vsait") == "openvino"
-    assert settled("codeformer") == "onnxruntime"
+@pytest.mark.parametrize("method", METHODS)
+def test_auto_is_openvino_on_a_cpu(method: MethodName) -> None:
+    places = {name: Path("x") for name in ("source", "weights", "out")}
+    settled = settle(TranslateConfig(method=method, **places), "cpu")
+    assert (settled.backend, settled.precision) == ("openvino", "fp32")

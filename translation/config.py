@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from tyro.conf import Positional
 
-from d2r_fast.engine.config import Backend, EncoderName, Execution, Frozen, Precision, ReaderName
+from d2r_fast.engine.config import Backend, EncoderName, Execution, Folder, Frozen, Precision, ReaderName
 
 MethodName = Literal["codeformer", "vsait", "decent", "unsb", "ddim-inversion", "stylegan-inversion"]
 OWN = {
@@ -112,16 +112,17 @@ class TranslateConfig(TranslateRecipe, Execution):
     """Renders: a folder laid out as <identity>/<image>.png, a .zip, .tar or .parquet of one, or a folder of several."""
     weights: Path
     """The method's checkpoint, in its publisher's layout or as train-transfer writes it."""
-    out: Path
-    """Folder for the dataset. A stopped run with the same recipe goes on where it was."""
+    out: Folder
+    """Folder for the dataset, or its URL, such as s3://bucket/folder. A stopped run with the same recipe goes on where
+    it was."""
     engines: Engines = None
     batch_size: BatchSize = 16
     device: Device = "auto"
     num_threads: Annotated[int, Field(ge=1)] | None = None
     """Threads that decode and encode images. Default: one for every processor."""
     reader: ReaderName = "auto"
-    """Who decodes: plain (Pillow) or dali (NVIDIA DALI; on CUDA JPEG is decoded there). auto is plain: on a CPU the
-    networks set the pace, though dali decodes faster there too."""
+    """Who decodes: plain (Pillow) or dali (NVIDIA DALI; on CUDA JPEG is decoded there, with other rounding). auto is
+    plain everywhere: results must not depend on what is installed. On a CPU the networks set the pace."""
     encoder: EncoderName = "plain"
     """Who encodes: plain (Pillow), or nvimgcodec (NVIDIA nvImageCodec), which writes jpg, on CUDA by the card."""
     max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.05

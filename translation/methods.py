@@ -3,7 +3,6 @@
 from importlib import import_module
 from pathlib import Path
 
-from d2r_fast.engine.config import Backend
 from d2r_fast.translation.config import MethodName, TranslateRecipe
 from d2r_fast.translation.method import Method
 
@@ -17,14 +16,6 @@ _HOMES: dict[MethodName, tuple[str, str]] = {
 }
 """Module and class. One entry, and one in config.MethodName, adds a method to all that is done by name."""
 METHODS: tuple[MethodName, ...] = tuple(_HOMES)
-_ON_CPU: dict[MethodName, Backend] = {"codeformer": "onnxruntime"}
-"""Where it is not openvino: whose roundings, through CodeFormer's 77 convolutions, come near what is allowed (1e-5);
-onnxruntime's are a third of that."""
-
-
-def cpu_backend(name: MethodName) -> Backend:
-    """What runs a method on a CPU where nobody says what."""
-    return _ON_CPU.get(name, "openvino")
 
 
 def find_method(name: MethodName) -> type[Method]:

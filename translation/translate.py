@@ -20,10 +20,12 @@ from d2r_fast.engine.dataset import Dataset, check_same
 from d2r_fast.engine.encoder import describe_encoder, open_encoder
 from d2r_fast.engine.ends import check_apart, conclude
 from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.executors.listing import Digests, digest_shards
 from d2r_fast.engine.executors.maker import Open, Task, members_of
 from d2r_fast.engine.executors.place import absolute, find_place, run_here
 from d2r_fast.engine.executors.share import find_share
 from d2r_fast.engine.marker import TRANSLATED
+from d2r_fast.engine.out import Out, find_out
 from d2r_fast.engine.readers.reader import describe_reader, open_reader
 from d2r_fast.engine.source import Identity, Source, fingerprint, open_source
 from d2r_fast.engine.write import check_names
@@ -31,7 +33,7 @@ from d2r_fast.translation.batches import Decoded
 from d2r_fast.translation.config import TranslateConfig, TranslateRecipe
 from d2r_fast.translation.flow import Stages, read_all, why_not
 from d2r_fast.translation.method import Method
-from d2r_fast.translation.methods import cpu_backend, open_method
+from d2r_fast.translation.methods import open_method
 from d2r_fast.translation.opened import Opened
 from d2r_fast.translation.shard import TranslatedShard
 from d2r_fast.translation.translating import Translating
@@ -58,10 +60,12 @@ def translate(config: TranslateConfig) -> int:
         shards = find_share(config, document["plan"]["num_shards"])
         if shards is not None and not shards:
             return 0
+        out = find_out(config, document, here=place.here)
         opener = partial(
-            open_maker, config, (source, members) if place.here else None, document if place.apart else None
-        )
-        with Dataset.open(config.out, document, shards=shards) as dataset:
+            open_maker, config, out, (source, members) if place.here else None, document if place.apart else None,
+            None if place.here else digest_shards(members, config.identities_per_shard),
+        )  # fmt: skip
+        with Dataset.open(out, document, shards=shards) as dataset:
             if dataset.unfinished:
                 place.run(_task(members, config, opener), dataset)
             counts = dataset.finish()
@@ -83,7 +87,7 @@ def decide(config: TranslateConfig, device: str) -> TranslateConfig:
     """The same, for a machine that may not be this one."""
     decided: dict[str, Any] = {}
     if config.backend == "auto":
-        decided["backend"] = cpu_backend(config.method) if device == "cpu" else "torch"
+        decided["backend"] = "openvino" if device == "cpu" else "torch"
     if config.precision == "auto":
         decided["precision"] = "fp32" if device == "cpu" else "fp16"
     return config.model_copy(update=decided).filled()
@@ -103,8 +107,10 @@ def check_backend(config: TranslateConfig, device: str) -> None:
         raise UserError(f"backend {config.backend} in {config.precision}: {reason}")
 
 
-def prepare(config: TranslateConfig) -> tuple[Source, list[Identity]]:
+def prepare(config: TranslateConfig, *, listed: bool = False) -> tuple[Source, list[Identity]]:
     """The source, and the identities to translate in the order of their labels.
+
+    With `listed` another process has listed all images, which takes long, and seen that their names will do.
 
     Raises:
         UserError: they cannot be used.
@@ -122,7 +128,7 @@ def prepare(config: TranslateConfig) -> tuple[Source, list[Identity]]:
             f"the first {wanted} identities of {config.source} have no image: give more identities"
         )
     check_names([identity.name for identity in members], format=config.format)
-    if config.format == "imagefolder":
+    if config.format == "imagefolder" and not listed:
         for identity in members:
             check_stems(identity)
     return source, members
@@ -146,9 +152,13 @@ def check_stems(identity: Identity) -> None:
 
 
 def describe(
-    config: TranslateConfig, source: Source, members: list[Identity], method: Method
-) -> dict[str, Any]:
-    """The dataset's identity, as dataset.json holds it: a run that goes on must come to the same document."""
+    config: TranslateConfig, source: Source, members: list[Identity], method: Method, *,
+    listed: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The dataset's identity, as dataset.json holds it: a run that goes on must come to the same document.
+
+    `listed` is a document for which all images were listed already, which takes long: what it says of them is taken.
+    """
     weights, kind = describe_weights(config.method, config.weights)
     num_identities = len(members)
     return {
@@ -160,7 +170,7 @@ def describe(
         "models": weights,
         "models_kind": kind,
         "source": {
-            "name": source.name, "fingerprint": fingerprint(members),
+            "name": source.name, "fingerprint": listed["source"]["fingerprint"] if listed else fingerprint(members),
             "num_identities": len(source.identities),
         },
         **describe_reader(config.reader),
@@ -171,7 +181,7 @@ def describe(
         "licences": sorted({entry["licence"] for entry in weights.values()}),
         "plan": {
             "num_identities": num_identities,
-            "wanted": sum(len(identity.images) for identity in members),
+            "wanted": listed["plan"]["wanted"] if listed else sum(len(identity.images) for identity in members),
             "identities_per_shard": config.identities_per_shard,
             "num_shards": -(-num_identities // config.identities_per_shard),
         },
@@ -199,8 +209,10 @@ def open_stages(config: TranslateConfig, source: Source, method: Method, device:
 @contextmanager
 def open_maker(
     config: TranslateConfig,
+    out: Out,
     found: tuple[Source, list[Identity]] | None,
     document: Mapping[str, Any] | None,
+    digests: Digests | None,
     device: str,
     pending: Sequence[int],
 ) -> Iterator[Translating]:
@@ -208,8 +220,10 @@ def open_maker(
 
     Args:
         config: settled.
+        out: where shards go.
         found: what `prepare` gave in this process, or None.
         document: what the dataset must be here too: for machines that may hold other files. None: it is known to.
+        digests: what the run found in its source, for processes that look for themselves.
         device: "cpu" or "cuda:N".
         pending: shards of which some will be made.
 
@@ -217,19 +231,20 @@ def open_maker(
         UserError, RunError: as `translate`, or the document differs here.
     """
     check_backend(config, device)
-    source, members = found or prepare(config)
+    source, members = found or prepare(config, listed=True)
     method = open_method(config, config.weights)
     if document is not None:
-        check_same(document, describe(config, source, members, method))
+        check_same(document, describe(config, source, members, method, listed=document))
+        out.prepare(document)
     stages = open_stages(config, source, method, device)
     open_first(members, stages, config, pending)
-    yield Translating(members, stages, config)
+    yield Translating(members, stages, config, out, digests)
 
 
 def make_all(members: list[Identity], stages: Stages, dataset: Dataset, config: TranslateConfig) -> None:
     """Make and write the shards that are not finished, in this process."""
     open_first(members, stages, config, dataset.unfinished)
-    maker = Translating(members, stages, config.model_copy(update={"out": dataset.folder}))
+    maker = Translating(members, stages, config, dataset.out)
     task = _task(members, config, lambda *_: nullcontext(maker))
     run_here(task, maker, dataset, device=stages.opened.device)
 

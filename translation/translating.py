@@ -7,7 +7,9 @@ from typing import Any
 
 from d2r_fast.engine.clock import Clock
 from d2r_fast.engine.device import device_name
+from d2r_fast.engine.executors.listing import Digests, check_listed
 from d2r_fast.engine.executors.maker import Report, members_of
+from d2r_fast.engine.out import Out
 from d2r_fast.engine.source import Identity
 from d2r_fast.engine.write import write_shard
 from d2r_fast.engine.write_behind import write_behind
@@ -23,12 +25,16 @@ class Translating:
     Attributes:
         members: all identities of the dataset, in the order of their labels.
         stages: what each image goes through.
-        config: settled; its `out` is the dataset's folder.
+        config: settled.
+        out: where the shards go.
+        digests: what each shard's identities have to be, where others listed them.
     """
 
     members: list[Identity]
     stages: Stages
     config: TranslateConfig
+    out: Out
+    digests: Digests | None = None
 
     @property
     def clock(self) -> Clock:
@@ -48,15 +54,22 @@ class Translating:
 
         def write(shard: TranslatedShard) -> dict[str, Any]:
             with self.clock("write"):
-                return write_shard(
-                    config.out, shard.number, rows=shard.rows, images=shard.images, identities=shard.identities,
+                marker = write_shard(
+                    self.out.folder, shard.number, rows=shard.rows, images=shard.images, identities=shard.identities,
                     errors=shard.problems, format=config.format, image_format=config.image_format,
                 )  # fmt: skip
+                self.out.deliver(marker)
+                return marker
 
-        per_shard = config.identities_per_shard
-        wanted = ((shard, members_of(self.members, shard, per_shard)) for shard in shards)
+        wanted = ((shard, self._members(shard)) for shard in shards)
         with (
             closing(Flow(wanted, self.stages, report)) as flow,
             closing(write_behind(flow, write)) as markers,
         ):
             yield from markers
+
+    def _members(self, shard: int) -> list[tuple[int, Identity]]:
+        found = members_of(self.members, shard, self.config.identities_per_shard)
+        if self.digests is not None:
+            check_listed(shard, found, self.digests)
+        return found

@@ -32,6 +32,7 @@ def generated(yard: Yard, *, num_identities: int) -> Outcome:
     ended = yard.run([
         "generate", str(renders), "--models", str(models), "--out", str(out), "--preset", "smoke", "--device", "cpu",
         "--images-per-identity", "6", "--early-reject", "2", "0.0", "--attempts", "1", "--shards", "all",
+        "--backend", "torch",
     ])  # fmt: skip
     problems = account(out, wanted=6 * num_identities)
     fates = _fates(out)

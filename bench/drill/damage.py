@@ -30,7 +30,7 @@ def drill(yard: Yard) -> list[Outcome]:
     return [
         found(yard, num_faults=40 if yard.quick else 200),
         alarms(yard, source),
-        rate(yard, num_shards=2 if yard.quick else 16),
+        rate(yard, num_shards=4 if yard.quick else 16),
     ]
 
 
@@ -150,6 +150,7 @@ def _write_large(small: Path, folder: Path, num_shards: int) -> None:
         "num_identities": num_shards, "wanted": num_shards * count, "identities_per_shard": 1, "num_shards": num_shards,
     }  # fmt: skip
     (folder / "dataset.json").write_bytes(dump(document))
+    content = os.urandom(FILE_BYTES)
     for shard in range(num_shards):
         sources = [f"{image}.png" for image in range(count)]
         rows = [
@@ -160,7 +161,7 @@ def _write_large(small: Path, folder: Path, num_shards: int) -> None:
             for image, name in enumerate(sources)
         ]  # fmt: skip
         write_shard(
-            folder, shard, rows=rows, images={row.key: os.urandom(FILE_BYTES) for row in rows},
+            folder, shard, rows=rows, images={row.key: content for row in rows},
             identities=[IdentityRow(label=shard, identity=f"{shard}", sources=sources, status="used")],
             errors=[], format="webdataset", image_format="png",
         )  # fmt: skip

@@ -8,6 +8,7 @@ largest face, so one without a face is recorded and one with two is not.
 
 import json
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +43,8 @@ class Spoilt:
 def drill(yard: Yard) -> list[Outcome]:
     """10,000 images through `translate`, 900 through `embed` with MTCNN."""
     return [
-        translated(yard, num_images=400 if yard.quick else 10_000),
-        embedded(yard, num_images=100 if yard.quick else 900),
+        translated(yard, num_images=200 if yard.quick else 10_000),
+        embedded(yard, num_images=36 if yard.quick else 900),
     ]
 
 
@@ -77,7 +78,8 @@ def embedded(yard: Yard, *, num_images: int) -> Outcome:
     """Embeds both sources: faces found by MTCNN's own weights, crops recognised by an untrained network."""
     rng = yard.rng("faces")
     faces, models = yard.folder / "faces", yard.folder / "models"
-    make_renders(faces, num_identities=12, images=6)
+    import_module("d2r_fast.engine.embed")  # for all copies at once
+    make_renders(faces, num_identities=min(12, num_images // 6), images=6)
     make_models(models)
     drawn = [Image.open(path).convert("RGB") for path in sorted(faces.glob("*/*"))]
     pictures = [_shaded(drawn[number % len(drawn)], number, rng) for number in range(num_images)]

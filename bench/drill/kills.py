@@ -113,11 +113,16 @@ def kill(yard: Yard, *, num_kills: int, num_shards: int) -> Outcome:
 def _run_and_kill(yard: Yard, source: Path, out: Path, rng: np.random.Generator, longest_s: float) -> bool:
     """Starts the run, and kills it after up to `longest_s`; whether that ended it."""
     child = yard.start(yard.translate(source, out))
-    time.sleep(rng.uniform(0, longest_s))
+    _pause(out, rng.uniform(0, longest_s))
     child.send(signal.SIGKILL)
     ended = child.wait()
     assert ended.status in (0, 128 + signal.SIGKILL), ended.said[-2000:]
     return ended.status != 0
+
+
+def _pause(out: Path, seconds: float) -> None:
+    """Until the kill; `out` is what the run writes to."""
+    time.sleep(seconds)
 
 
 def _next_wait(longest_s: float, num_finished: int, wanted: float) -> float:

@@ -57,7 +57,7 @@ def run_drill(config: DrillConfig) -> int:
             say(f"drill: {name}")
             begun_s = time.monotonic()
             outcomes = _run(name, yard.part(name))
-            drills[name] = _section(outcomes, time.monotonic() - begun_s)
+            drills[name] = _section(outcomes, time.monotonic() - begun_s, folder=yard.folder)
             for outcome in outcomes:
                 say(f"drill: {name}: {outcome.verdict}: {outcome.found}")
     document = _describe(config, drills)
@@ -85,8 +85,17 @@ def _make_room() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
-def _section(outcomes: list[Outcome], seconds: float) -> Json:
-    return {"seconds": round(seconds, 1), "outcomes": [outcome.as_json() for outcome in outcomes]}
+def _section(outcomes: list[Outcome], seconds: float, *, folder: Path) -> Json:
+    return {"seconds": round(seconds, 1), "outcomes": [_shown(outcome, folder) for outcome in outcomes]}
+
+
+def _shown(outcome: Outcome, folder: Path) -> Json:
+    """With files named as they lie in the folder, which is gone when anybody reads this."""
+    texts = outcome.as_json()
+    return {
+        name: text.replace(f"{folder}/", "") if isinstance(text, str) else text
+        for name, text in texts.items()
+    }
 
 
 def _describe(config: DrillConfig, drills: dict[str, Json]) -> Json:

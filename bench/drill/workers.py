@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from d2r_fast.bench.drill import child
 from d2r_fast.bench.drill.child import Child
 from d2r_fast.bench.drill.outcome import Outcome
 from d2r_fast.bench.drill.yard import Yard, temporaries, tree
@@ -20,7 +19,7 @@ GONE_WITHIN_S = 10.0
 def drill(yard: Yard) -> list[Outcome]:
     """4 workers, of which one, all, or the leader is killed."""
     count = 2 if yard.quick else 4
-    source = yard.source(num_identities=60, images=6, side=48)
+    source = yard.source(num_identities=60 if yard.quick else 120, images=6, side=48)
     yard.done(yard.translate(source, yard.folder / "calm"))
     found = [one(yard, source, count)]
     return found if yard.quick else [*found, every(yard, source, count), leader(yard, source, count)]
@@ -28,8 +27,8 @@ def drill(yard: Yard) -> list[Outcome]:
 
 def one(yard: Yard, source: Path, count: int) -> Outcome:
     """Kills one worker; the others go on."""
-    run, pids, out = _start(yard, source, count, "one")
-    os.kill(pids[-1], signal.SIGKILL)
+    run, pids, out = _start(yard, source, count, "one", at_work=1)
+    os.kill(pids[0], signal.SIGKILL)
     ended = run.wait()
     again = 0 if ended.status == 0 else _again(yard, source, out)
     same = tree(out) == tree(yard.folder / "calm")
@@ -67,7 +66,7 @@ def _rerun_after(
     yard: Yard, source: Path, count: int, name: str, fault: str, deed: Callable[[Child, list[int]], object], *,
     status: int,
 ) -> Outcome:  # fmt: skip
-    run, pids, out = _start(yard, source, count, name)
+    run, pids, out = _start(yard, source, count, name, at_work=count)
     deed(run, pids)
     ended = run.wait()
     deadline_s = time.monotonic() + GONE_WITHIN_S
@@ -85,14 +84,17 @@ def _rerun_after(
     )
 
 
-def _start(yard: Yard, source: Path, count: int, name: str) -> tuple[Child, list[int], Path]:
-    """A run with its workers at work and some shards done; the workers' processes."""
+def _start(yard: Yard, source: Path, count: int, name: str, *, at_work: int) -> tuple[Child, list[int], Path]:
+    """A run with so many of its workers at work and some shards done; those workers' processes.
+
+    On a machine with much to do one may have made all before another has started.
+    """
     out = yard.folder / name
     arguments = yard.translate(source, out, executor="local", workers=count)
-    run = child.launch(arguments, yard.folder / f"{name}.log")
+    run = yard.start(arguments)
     while True:
         reports = [json.loads(path.read_bytes()) for path in sorted((out / WORKERS).glob("*.json"))]
-        if len(reports) == count and len(list(out.glob("*_stats.json"))) >= 2 * count:
+        if len(reports) >= at_work and len(list(out.glob("*_stats.json"))) >= 2 * at_work:
             return run, [int(report["pid"]) for report in reports], out
         early = run.ended()
         assert early is None, f"ended before its workers were at work: {early and early.said[-2000:]}"

@@ -5,6 +5,7 @@ import io
 import os
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from d2r_fast.translation.config import MethodName
 METHOD: MethodName = "vsait"
 SIDE = 16
 """Pixels of a source image: the least that the method takes is smaller, and networks are not what is drilled."""
+NEEDED = ("d2r_fast.translation.random_weights", "d2r_fast.translation.translate")
+"""Imported before the first copy is made, which else would do it too. Imports start no threads."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Yard:
     @classmethod
     def open(cls, folder: Path, *, quick: bool, seed: int, soak_s: float) -> "Yard":
         """Makes the weights in `folder`, which exists, and imports all that a run does, so that forks need not."""
+        for name in NEEDED:
+            import_module(name)
         weights = make_weights(folder / "weights", seed=0)
         yard = cls(folder, weights, quick, seed, soak_s)
         rehearsal = yard.part("rehearsal")

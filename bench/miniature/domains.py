@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
+from d2r_fast.bench.miniature.camera import Framing
 from d2r_fast.bench.miniature.head import Head, open_head
 from d2r_fast.bench.miniature.paint import Paint, Regions, paint
 from d2r_fast.bench.miniature.render import BATCH, draw_batch, write_picture
@@ -72,16 +73,19 @@ def render_domain(
 
 
 def draw(
-    domain: Domain, head: Head, pictures: Sequence[tuple[int, int]], *, seed: int, side: int = SIDE
-) -> torch.Tensor:
-    """Pictures uint8 (N, side, side, 3) RGB on the CPU, of (identity, image) each."""
+    domain: Domain, head: Head, pictures: Sequence[tuple[int, int]], *, seed: int, side: int = SIDE,
+    framing: Framing = "aligned",
+) -> torch.Tensor:  # fmt: skip
+    """Pictures uint8 (N, side, side, 3) RGB on the CPU, of (identity, image) each; crops are drawn at 112 pixels and
+    made `side` from there."""
+    size = IMAGE_SIZE if framing == "aligned" else side
     people = [cast(seed, identity) for identity, _ in pictures]
     shots = [stage(seed, identity, image) for identity, image in pictures]
     if domain == "renders":
-        light = _pixels(draw_batch(head, people, shots, IMAGE_SIZE), side)
+        light = _pixels(draw_batch(head, people, shots, size, framing=framing), side)
         return (light.clamp(0, 1).sqrt() * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).cpu()
     flashed = [flash(shot) for shot in shots]
-    light = _pixels(draw_batch(head, people, flashed, IMAGE_SIZE, painter=paint_skin), side)
+    light = _pixels(draw_batch(head, people, flashed, size, framing=framing, painter=paint_skin), side)
     keys = [[identity_key(seed, f"sensor {identity}"), image] for identity, image in pictures]
     return photograph(light, torch.tensor(keys)).cpu()
 

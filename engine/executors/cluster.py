@@ -10,9 +10,8 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from d2r_fast.engine.dataset import Dataset
@@ -23,6 +22,8 @@ from d2r_fast.engine.executors.place import Placed
 from d2r_fast.engine.executors.process import SIGNALS, TELL_EVERY_S
 from d2r_fast.engine.executors.progress import Progress, name_shards
 from d2r_fast.engine.executors.worker import Note, mark_failed, work, worker_name
+from d2r_fast.engine.out import Out
+from d2r_fast.engine.patience import watch
 
 RESTARTS = 3
 """Times that Ray starts a worker again which died or whose machine went."""
@@ -59,9 +60,8 @@ def _connect(ray: Any, address: str) -> None:
     try:
         ray.init(address=address, logging_level="error", include_dashboard=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"no Ray cluster at {address!r} ({reason}): start one with `ray start --head` and `ray start "
+            f"no Ray cluster at {address!r} ({_line(error)}): start one with `ray start --head` and `ray start "
             "--address=HEAD:6379` on the other machines, or give its --ray-address"
         ) from None
 
@@ -107,24 +107,31 @@ class Cluster:
         """Make the dataset's unfinished shards.
 
         Raises:
-            UserError, RunError: as the task's maker does on any machine, or all workers are lost.
+            UserError, RunError: as the task's maker does on any machine, or all workers or the cluster are lost.
         """
         import ray
+        import torch
 
-        pending = dataset.unfinished
+        pending, threads = dataset.unfinished, torch.get_num_threads()
         names = [worker_name(number, None) for number in range(min(self.num_workers, len(pending)))]
         desk = _open_desk(ray, pending)
         kind: Any = ray.remote(RayWorker).options(
             num_cpus=self.cores, num_gpus=int(self.on_cards), max_restarts=RESTARTS, max_task_retries=RESTARTS
         )
-        folder = dataset.folder.absolute()
-        actors = {name: kind.remote(name, task.open, self.device, folder, pending) for name in names}
+        out = Out(dataset.folder.absolute(), dataset.remote)
+        actors = {name: kind.remote(name, task.open, self.device, threads, out, pending) for name in names}
         try:
             with Progress(task, dataset, num_workers=len(names)) as progress:
                 _serve(ray, desk, actors, progress, dataset)
+        except ray.exceptions.RayError as error:
+            raise RunError(
+                f"the Ray cluster is lost ({_line(error)}): finished shards are kept, the same command goes on from "
+                "there"
+            ) from error
         finally:
             for actor in (*actors.values(), desk):
-                ray.kill(actor)
+                with suppress(ray.exceptions.RayError):
+                    ray.kill(actor)
 
 
 def _open_desk(ray: Any, pending: Sequence[int]) -> Any:
@@ -159,10 +166,10 @@ def _hear(ray: Any, desk: Any, progress: Progress) -> None:
             case ("ready", name, about):
                 progress.ready(name, about)
                 ray.get(desk.begin.remote())
-            case ("rows", statuses):
-                progress.rows(statuses)
-            case ("shard", name, number, images, stage_s):
-                progress.shard(name, number, images, stage_s)
+            case ("rows", name, statuses):
+                progress.rows(name, statuses)
+            case ("shard", name, number, counts, stage_s):
+                progress.shard(name, number, counts, stage_s)
             case ("again", name, shards):
                 progress.lost(name, "died and was started again by Ray", shards, left=1)
 
@@ -176,15 +183,20 @@ def _bury(
         RunError: there are none.
     """
     shards = ray.get(desk.lose.remote(name))
-    why = f"is lost ({' '.join(str(error).split())[:300]})"
+    why = f"is lost ({_line(error)})"
     progress.lost(name, why, shards, left=left)
-    mark_failed(dataset.folder, name, num_shards=len(shards))
+    mark_failed(dataset.out, name, num_shards=len(shards))
     if not left and not ray.get(desk.done.remote()):
         at = f"with {name_shards(shards)} in work" if shards else "before it had a shard"
         raise RunError(
             f"worker {name} {why} {at}, and no other is left: finished shards are kept, the same command goes on from "
             "there"
         )
+
+
+def _line(error: Exception) -> str:
+    """The beginning of what Ray says."""
+    return " ".join(str(error).split())[:300]
 
 
 class RayDesk:
@@ -211,12 +223,12 @@ class RayDesk:
     def take(self, name: str) -> Answer:
         return self._hand_out.take(name)
 
-    def rows(self, statuses: dict[str, int]) -> None:
-        self._news.append(("rows", statuses))
+    def rows(self, name: str, statuses: dict[str, int]) -> None:
+        self._news.append(("rows", name, statuses))
 
-    def shard(self, name: str, number: int, images: int, stage_s: dict[str, float]) -> None:
+    def shard(self, name: str, number: int, counts: dict[str, int], stage_s: dict[str, float]) -> None:
         self._hand_out.finish(name, number)
-        self._news.append(("shard", name, number, images, stage_s))
+        self._news.append(("shard", name, number, counts, stage_s))
 
     def lose(self, name: str) -> list[int]:
         """A worker will not come back."""
@@ -234,14 +246,19 @@ class RayDesk:
 class RayWorker:
     """Makes shards on whatever machine Ray puts it."""
 
-    def __init__(self, name: str, opener: Open, device: str, folder: Path, pending: Sequence[int]) -> None:
-        self._name, self._open, self._device = name, opener, device
-        self._folder, self._pending = folder, pending
+    def __init__(
+        self, name: str, opener: Open, device: str, threads: int, out: Out, pending: Sequence[int]
+    ) -> None:
+        self._name, self._open, self._device, self._threads = name, opener, device, threads
+        self._out, self._pending = out, pending
 
     def run(self, desk: Any) -> UserError | RunError | None:
         """Works until nothing is left to do; what went wrong, where others would fail likewise."""
         import ray
+        import torch
 
+        watch()
+        torch.set_num_threads(self._threads)  # sums are rounded by their number
         try:
             with self._open(self._device, self._pending) as maker:
                 ray.get(desk.arrive.remote(self._name, maker.about()))
@@ -249,7 +266,7 @@ class RayWorker:
                     time.sleep(POLL_S)
                 cards = os.environ.get("CUDA_VISIBLE_DEVICES", "") if self._device != "cpu" else ""
                 device = f"cuda:{cards}" if cards else self._device
-                with Note(self._folder, name=self._name, device=device, shards=None) as note:
+                with Note(self._out, name=self._name, device=device, shards=None) as note:
                     work(maker, _Distant(ray, desk, self._name), note)
         except (UserError, RunError) as error:
             return error
@@ -273,12 +290,13 @@ class _Distant:
         if time.monotonic() - self._told_s >= TELL_EVERY_S:
             self._flush()
 
-    def shard(self, number: int, images: int, stage_s: dict[str, float]) -> None:
+    def shard(self, number: int, counts: dict[str, int], stage_s: dict[str, float]) -> None:
         self._flush()
         # Waited for: the desk must not give the shard to another because this word is still under way.
-        self._ray.get(self._desk.shard.remote(self._name, number, images, stage_s))
+        self._ray.get(self._desk.shard.remote(self._name, number, counts, stage_s))
 
     def _flush(self) -> None:
-        self._desk.rows.remote(dict(self._rows))
+        if self._rows:
+            self._desk.rows.remote(self._name, dict(self._rows))
         self._rows.clear()
         self._told_s = time.monotonic()

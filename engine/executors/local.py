@@ -5,7 +5,7 @@ import pickle
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -70,27 +70,32 @@ def _hear(worker: _Worker, hand_out: HandOut, progress: Progress) -> bool:
     """
     try:
         message = worker.connection.recv()
-        return _answer(worker, message, hand_out, progress)
-    except (EOFError, ConnectionError):
+    except (EOFError, OSError):  # it may have died in the middle of a message
         return False
+    _answer(worker, message, hand_out, progress)
+    return True
 
 
-def _answer(worker: _Worker, message: tuple[Any, ...], hand_out: HandOut, progress: Progress) -> bool:
+def _answer(worker: _Worker, message: tuple[Any, ...], hand_out: HandOut, progress: Progress) -> None:
     match message:
         case ("ready", about):
             progress.ready(worker.name, about)
             hand_out.arrive(worker.name)
-            worker.connection.send("begin")
+            _send(worker, "begin")
         case ("take",):
-            worker.connection.send(hand_out.take(worker.name))
+            _send(worker, hand_out.take(worker.name))
         case ("rows", statuses):
-            progress.rows(statuses)
-        case ("shard", number, images, stage_s):
+            progress.rows(worker.name, statuses)
+        case ("shard", number, counts, stage_s):
             hand_out.finish(worker.name, number)
-            progress.shard(worker.name, number, images, stage_s)
+            progress.shard(worker.name, number, counts, stage_s)
         case ("failed", error):
             raise error
-    return True
+
+
+def _send(worker: _Worker, answer: Any) -> None:
+    with suppress(ConnectionError):  # one that has died is seen to when it is listened to next
+        worker.connection.send(answer)
 
 
 def _bury(
@@ -103,12 +108,15 @@ def _bury(
     """
     worker.process.join(STOP_WITHIN_S)
     status = worker.process.exitcode
+    if status is None:  # it neither talks nor ends: nobody would ever stop it
+        worker.process.kill()
+    worker.connection.close()
     shards = hand_out.lose(worker.name)
     if status == 0:
         return
     why = f"(process {worker.process.pid} on {worker.device}) {_describe(status)}"
     progress.lost(worker.name, why, shards, left=len(others))
-    mark_failed(dataset.folder, worker.name, num_shards=len(shards))
+    mark_failed(dataset.out, worker.name, num_shards=len(shards))
     if not others and not hand_out.done:
         at = f"with {name_shards(shards)} in work" if shards else "before it had a shard"
         raise RunError(
@@ -128,14 +136,17 @@ def _describe(status: int | None) -> str:
 @contextmanager
 def _crew(task: Task, dataset: Dataset, devices: Sequence[str]) -> Iterator[list[_Worker]]:
     """Worker processes; when the block ends, however it ends, none is left."""
+    import torch
+
     workers: list[_Worker] = []
     try:
         opener = pickle.dumps(task.open)
         for place, device in enumerate(devices):
             orders = Orders(
                 name=worker_name(place, dataset.shards), open=opener, pending=dataset.unfinished,
-                folder=dataset.folder, shards=dataset.shards, device=device, cards=visible_card(device),
-                cores=_cores(place, len(devices)) if device == "cpu" else None, lock=Handle(dataset.lock),
+                out=dataset.out, shards=dataset.shards, device=device, cards=visible_card(device),
+                cores=_cores(place, len(devices)) if device == "cpu" else None, threads=torch.get_num_threads(),
+                lock=Handle(dataset.lock),
             )  # fmt: skip
             workers.append(_start(orders))
         yield workers

@@ -142,7 +142,7 @@ def run_here(task: Task, maker: Maker, dataset: Dataset, *, device: str) -> None
     name = worker_name(0, dataset.shards)
     with Progress(task, dataset, num_workers=1) as progress:
         progress.ready(name, maker.about())
-        with Note(dataset.folder, name=name, device=device, shards=dataset.shards) as note:
+        with Note(dataset.out, name=name, device=device, shards=dataset.shards) as note:
             work(maker, _Here(name, HandOut(dataset.unfinished), progress), note)
 
 
@@ -157,8 +157,8 @@ class _Here:
         return self._hand_out.take(self._name)
 
     def row(self, status: str) -> None:
-        self._progress.rows({status: 1})
+        self._progress.rows(self._name, {status: 1})
 
-    def shard(self, number: int, images: int, stage_s: dict[str, float]) -> None:
+    def shard(self, number: int, counts: dict[str, int], stage_s: dict[str, float]) -> None:
         self._hand_out.finish(self._name, number)
-        self._progress.shard(self._name, number, images, stage_s)
+        self._progress.shard(self._name, number, counts, stage_s)

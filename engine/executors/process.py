@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import DupFd
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.executors.hand_out import Answer
+from d2r_fast.engine.out import Out
 from d2r_fast.engine.patience import watch
 
 TELL_EVERY_S = 0.2
@@ -53,22 +53,24 @@ class Orders:
         name: of the worker.
         open: the task's `open`, pickled.
         pending: shards of which it will make some.
-        folder: of the dataset.
+        out: where the dataset's shards go.
         shards: the run's range, or None.
         device: as the person that started the run sees it.
         cards: CUDA_VISIBLE_DEVICES for this process; None on a CPU.
         cores: processors that it may use; None for all.
+        threads: that torch computes with on a processor, however few are its own: sums are rounded by their number.
         lock: held open.
     """
 
     name: str
     open: bytes
     pending: Sequence[int]
-    folder: Path
+    out: Out
     shards: range | None
     device: str
     cards: str | None
     cores: frozenset[int] | None
+    threads: int
     lock: Handle
 
 
@@ -115,14 +117,18 @@ def _work(orders: Orders, connection: Connection) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = orders.cards
     if orders.cores is not None:
         os.sched_setaffinity(0, orders.cores)
+    import torch
+
     from d2r_fast.engine.executors.worker import Note, work
+
+    torch.set_num_threads(orders.threads)
 
     open_maker = pickle.loads(orders.open)
     with open_maker("cpu" if orders.cards is None else "cuda:0", orders.pending) as maker:
         connection.send(("ready", maker.about()))
         desk = _Pipe(connection)
         desk.begin()
-        with Note(orders.folder, name=orders.name, device=orders.device, shards=orders.shards) as note:
+        with Note(orders.out, name=orders.name, device=orders.device, shards=orders.shards) as note:
             work(maker, desk, note)
             desk.flush()
 
@@ -149,9 +155,9 @@ class _Pipe:
         if time.monotonic() - self._told_s >= TELL_EVERY_S:
             self.flush()
 
-    def shard(self, number: int, images: int, stage_s: dict[str, float]) -> None:
+    def shard(self, number: int, counts: dict[str, int], stage_s: dict[str, float]) -> None:
         self.flush()
-        self._connection.send(("shard", number, images, stage_s))
+        self._connection.send(("shard", number, counts, stage_s))
 
     def flush(self) -> None:
         """Tells of the images that were not told of yet."""

@@ -1,7 +1,7 @@
 """What a run says while it makes shards: its log, and a meter for people."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,6 +16,8 @@ class Progress:
     def __init__(self, task: Task, dataset: Dataset, *, num_workers: int) -> None:
         self._dataset, self._num_workers = dataset, num_workers
         self._tally: Counter[str] = Counter()
+        self._open: dict[str, Counter[str]] = {}
+        """By worker: images told of whose shards are not finished."""
         self._begun = False
         left = sum(task.num_images(shard) for shard in dataset.unfinished)
         self._meter = Meter(task.name, total=task.total, already=task.total - left)
@@ -43,18 +45,25 @@ class Progress:
             "start", **about, shards=len(self._dataset.unfinished), workers=self._num_workers
         )  # fmt: skip
 
-    def rows(self, statuses: dict[str, int]) -> None:
-        """So many images were written, rejected, failed."""
+    def rows(self, worker: str, statuses: Mapping[str, int]) -> None:
+        """So many images of a worker's were written, rejected, failed."""
+        self._open.setdefault(worker, Counter()).update(statuses)
+        self._count(statuses)
+
+    def _count(self, statuses: Mapping[str, int]) -> None:
         self._tally.update(statuses)
-        note = ", ".join(f"{count} {status}" for status, count in sorted(self._tally.items()))
+        note = ", ".join(f"{count} {status}" for status, count in sorted(self._tally.items()) if count)
         self._meter.advance(sum(statuses.values()), note=note)
 
-    def shard(self, worker: str, number: int, images: int, stage_s: dict[str, float]) -> None:
-        """A shard is on the disk."""
-        self._dataset.log("shard", shard=number, stage_s=stage_s, images=images, worker=worker)
+    def shard(self, worker: str, number: int, counts: Mapping[str, int], stage_s: dict[str, float]) -> None:
+        """A shard is on the disk, its images counted by status."""
+        self._open.setdefault(worker, Counter()).subtract(counts)
+        self._dataset.log("shard", shard=number, stage_s=stage_s, images=sum(counts.values()), worker=worker)
 
     def lost(self, worker: str, why: str, shards: Sequence[int], *, left: int) -> None:
-        """A worker is gone, and `left` others are there to make what it had."""
+        """A worker is gone, and `left` others are there to make what it had: those images will be told of again."""
+        told = self._open.pop(worker, Counter())
+        self._count({status: -count for status, count in told.items()})
         had = f"; {name_shards(shards)} will be made by another" if shards and left else ""
         say(f"worker {worker} {why}{had}")
         if self._begun:

@@ -5,6 +5,7 @@ from shard to shard.
 """
 
 import json
+import math
 import os
 import time
 from collections import Counter
@@ -18,10 +19,14 @@ from d2r_fast.engine.errors import RunError
 from d2r_fast.engine.executors.hand_out import Answer
 from d2r_fast.engine.executors.maker import Maker
 from d2r_fast.engine.files import disk_errors, temporary, write_atomic
-from d2r_fast.engine.marker import WORKERS, dump
+from d2r_fast.engine.marker import STATUSES, WORKERS, dump
+from d2r_fast.engine.out import Out
+from d2r_fast.engine.remote import Remote
 
 IDLE_S = 0.05
 """Between two questions of a worker that has nothing to do."""
+SEND_EVERY_S = 30.0
+"""A remote dataset gets the worker's file no more often."""
 WRITE_EVERY_S = 3.0
 """The worker's file is written no more often, but for its first and last time."""
 
@@ -40,15 +45,15 @@ class Desk(Protocol):
     def row(self, status: str) -> None:
         """Tells of an image: written, rejected or failed."""
 
-    def shard(self, number: int, images: int, stage_s: dict[str, float]) -> None:
-        """Tells of a shard that is on the disk, and the seconds by stage since the last."""
+    def shard(self, number: int, counts: dict[str, int], stage_s: dict[str, float]) -> None:
+        """Tells of a shard on the disk: its images counted by status, and the seconds by stage since the last."""
 
 
 class Note:
     """A worker's file. Nobody relies on it but people: `d2r-fast status` shows it."""
 
-    def __init__(self, folder: Path, *, name: str, device: str, shards: range | None) -> None:
-        self._path = folder / WORKERS / f"{name}.json"
+    def __init__(self, out: Out, *, name: str, device: str, shards: range | None) -> None:
+        self._path, self._remote, self._sent_s = out.folder / WORKERS / f"{name}.json", out.remote, -math.inf
         self._running: list[int] = []
         self._stage_s: Counter[str] = Counter()
         self._written_s = 0.0
@@ -104,14 +109,24 @@ class Note:
             prepared = temporary(self._path)
             prepared.write_bytes(dump(self._said))
             prepared.replace(self._path)
+        if self._said["state"] != "running" or self._written_s - self._sent_s >= SEND_EVERY_S:
+            self._sent_s = self._written_s
+            send_note(self._remote, self._path)
 
 
-def mark_failed(folder: Path, name: str, *, num_shards: int) -> None:
+def mark_failed(out: Out, name: str, *, num_shards: int) -> None:
     """Say in the file of a worker that died what it can say no more."""
-    path = folder / WORKERS / f"{name}.json"
-    with suppress(OSError, ValueError):
+    path = out.folder / WORKERS / f"{name}.json"
+    with suppress(OSError, ValueError, RunError):  # a full disk must not stop those who are left
         said = json.loads(path.read_bytes())
         write_atomic(path, dump(said | {"running": [], "failed": num_shards, "state": "failed"}))
+        send_note(out.remote, path)
+
+
+def send_note(remote: Remote | None, path: Path) -> None:
+    """Put a worker's file where its dataset is, if that is elsewhere; a store that fails is let be."""
+    if remote is not None and path.exists():
+        remote.offer(f"{WORKERS}/{path.name}", path.read_bytes())
 
 
 def work(maker: Maker, desk: Desk, note: Note) -> None:
@@ -140,6 +155,6 @@ def _make(maker: Maker, desk: Desk, note: Note, first: int) -> None:
 
     with closing(maker.make(taken(), report)) as markers:
         for marker in markers:
-            number, images, stage_s = marker["shard"], marker["wanted"], maker.clock.lap()
-            note.finish(number, images, stage_s)
-            desk.shard(number, images, stage_s)
+            number, stage_s = marker["shard"], maker.clock.lap()
+            note.finish(number, marker["wanted"], stage_s)
+            desk.shard(number, {status: marker[status] for status in STATUSES}, stage_s)

@@ -1,7 +1,9 @@
 """The image files of a source, read ahead by threads; one that cannot be read ends the conversion, or is left out."""
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
 
 from d2r_fast.engine.ahead import ahead
 from d2r_fast.engine.console import Meter
@@ -35,10 +37,11 @@ def leave_out(listing: Listing, *, at_most: int) -> tuple[Listing, list[str]]:
     """
     people: list[Person] = []
     lost: list[str] = []
-    with Meter("check", total=listing.num_images) as meter:
+    everything = _read(entry for person in listing.people for entry in person)
+    with closing(everything) as found, Meter("check", total=listing.num_images) as meter:
         for person in listing.people:
             usable = []
-            for entry, data in _read(person):
+            for entry, data in islice(found, len(person)):
                 meter.advance(1, note=f"{len(lost)} unreadable")
                 if not isinstance(data, str):
                     usable.append(entry)
@@ -58,7 +61,7 @@ def _person(name: str, entries: Iterable[Entry]) -> Person:
     return Person(name, tuple(parts))
 
 
-def _read(entries: Iterable[Entry]) -> Iterator[tuple[Entry, bytes | str]]:
+def _read(entries: Iterable[Entry]) -> Generator[tuple[Entry, bytes | str], None, None]:
     """Images with their bytes, or with what is wrong with them."""
     with ThreadPoolExecutor(_THREADS) as pool:
         yield from ahead(pool, _content, entries, depth=_DEPTH)

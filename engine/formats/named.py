@@ -165,7 +165,9 @@ def _paths(path: Path) -> dict[int, str]:
 
 def _of_tables(path: Path, source: Source) -> list[Person] | None:
     """By the columns of parquet files that say label and identity, in the order of their rows."""
-    paths = [path] if path.suffix == ".parquet" else sorted(path.glob("*.parquet")) if path.is_dir() else []
+    paths = (
+        [path] if path.suffix == ".parquet" else sorted(path.glob("[!.]*.parquet")) if path.is_dir() else []
+    )
     if not paths:
         return None
     people: dict[int, tuple[str, list[str], list[str | None]]] = {}

@@ -18,6 +18,9 @@ _LENGTHS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9, b"tIME": 7}
 _MOST_TEXT = 4096
 _CARRIES_ORIENTATION = (b"Raw profile type", b"XML:com.adobe.xmp")
 _GREY, _RGB = 0, 2
+_PIECE, _TAIL = 8192, 64
+"""libpng unpacks pieces of so many bytes, and does not look at one that lies behind all pixels. The zlib stream's own
+checksum may be there, of which Pillow sees that it is wrong; what follows the pixels takes a dozen bytes."""
 _SOF = (0xC0, 0xC1, 0xC2)
 """Frames of Huffman-coded baseline, extended and progressive JPEG."""
 _SOS, _EOI, _APP0, _APP1, _APP2, _APP14 = 0xDA, 0xD9, 0xE0, 0xE1, 0xE2, 0xEE
@@ -50,6 +53,8 @@ def _png_size(data: bytes) -> tuple[int, int] | None:
         (length,) = struct.unpack_from(">I", data, place)
         name, end = data[place + 4 : place + 8], place + 8 + length
         if struct.unpack_from(">I", data, end) != (zlib.crc32(view[place + 4 : end]),):
+            return None
+        if name == b"IDAT" and length > _PIECE and 0 < length % _PIECE <= _TAIL:
             return None
         if name not in (b"IHDR", b"IDAT", b"IEND") and not _is_harmless(name, view[place + 8 : end]):
             return None

@@ -4,17 +4,16 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from d2r_fast.engine.decode import MIN_SIDE, DecodeError, decode
-from d2r_fast.kernels.warp import warp
+from d2r_fast.kernels.warp_one import warp_one
 
 Pixels = NDArray[np.uint8]
 
 
 class PlainReader:
-    """`engine.decode` and `kernels.warp`, file by file: what every reader has to agree with."""
+    """`engine.decode` and `kernels.warp_one`, file by file: what every reader has to agree with."""
 
     name: Literal["plain", "dali"] = "plain"
     num_at_once = 1
@@ -32,7 +31,7 @@ class PlainReader:
     ) -> list[Pixels | DecodeError]:
         found = self.decode(files, min_side=min_side)
         return [
-            image if isinstance(image, DecodeError) else _warp(image, matrix, size)
+            image if isinstance(image, DecodeError) else warp_one(image, matrix, size)
             for image, matrix in zip(found, matrices, strict=True)
         ]
 
@@ -42,9 +41,3 @@ def _decode(data: bytes, min_side: int) -> Pixels | DecodeError:
         return decode(data, min_side=min_side)
     except DecodeError as error:
         return error
-
-
-def _warp(image: Pixels, matrix: NDArray[np.float64], size: int) -> Pixels:
-    pixels = torch.tensor(image)[None]  # decoded arrays may be read-only
-    crop: Pixels = warp(pixels, torch.tensor(matrix)[None], size)[0].numpy()
-    return crop

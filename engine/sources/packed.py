@@ -34,11 +34,19 @@ def check_identity(name: str, said_by: str) -> str:
     Raises:
         UserError: it cannot.
     """
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
+    if name in ("", ".", "..") or "/" in name or "\0" in name or not _is_utf8(name):
         raise UserError(
             f"{said_by} has the identity {name!r}: give each a number, or a name that a folder can have"
         )
     return name
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # JSON can hold half of a surrogate pair
+        return False
+    return True
 
 
 @dataclass(slots=True)

@@ -1,7 +1,8 @@
 """The images of a set in InsightFace's RecordIO: `train.rec`, `train.idx`, and `property` where there is one.
 
-Record 0 tells two kinds apart. With labels (A, B) keys 1 to A - 1 are images; from A on follow identities, which
-say what the images say already and are not read. Without, every record is an image, as im2rec makes them.
+Record 0 tells two kinds apart. With labels (A, B) and no file keys 1 to A - 1 are images; from A on follow
+identities, which say what the images say already and are not read. Otherwise every record is an image, as im2rec makes
+them; of several labels (its --pack-label) the first counts.
 """
 
 from pathlib import Path
@@ -69,7 +70,7 @@ class RecordFiles:
                 f"{self.root / INDEX} has no key 0, which says what the records are: copy it again"
             )
         head = unpack(read_payload(self._reader(), int(offsets[0])))
-        if head.flag == 0:
+        if head.flag == 0 or head.data:
             return keys, offsets
         end = float(head.labels[0])
         if not end.is_integer() or not 2 <= end <= _EXACT:

@@ -7,6 +7,7 @@ their names. An image is called as its structure's `path` or a column `name` say
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -43,16 +44,15 @@ def open_tables(root: Path, paths: Sequence[Path], *, labelled: bool) -> PackedS
         UserError: a file cannot be read, is damaged, lacks columns or has others than the first, or a row has no label.
     """
     metadata = [_metadata(path) for path in paths]
-    schema = metadata[0].schema.to_arrow_schema()
-    columns = _find(schema, paths[0], labelled=labelled)
+    columns = _find(metadata[0].schema.to_arrow_schema(), paths[0], labelled=labelled)
     groups = RowGroups(paths, metadata, columns.image)
     entries, number = Entries(), 0
     for file, path in enumerate(paths):
-        if metadata[file].schema.to_arrow_schema().names != schema.names:
+        if _find(metadata[file].schema.to_arrow_schema(), path, labelled=labelled) != columns:
             raise UserError(f"{path} has other columns than {paths[0]}: give files of one set")
-        suffix = _suffix(groups, file, metadata[file])
+        suffix = cache(partial(_suffix, groups, file, metadata[file]))  # takes unpacking, if a name lacks it
         for group, row, identity, name in _rows(path, metadata[file], columns):
-            called = name if name and is_image(name) else f"{name or number}.{suffix}"
+            called = name if name and is_image(name) else f"{name or number}.{suffix()}"
             entries.add(called if identity is None else identity, called, file, group, row)
             number += 1
     if not number:
@@ -84,10 +84,16 @@ def _find(schema: pa.Schema, path: Path, *, labelled: bool) -> _Columns:
         raise UserError(f"source {path} has no column of labels ({', '.join(schema.names)}): {_ADVICE}")
     if label is not None and not _is_label(schema.field(label).type):
         raise UserError(f"column {label} of {path} is {schema.field(label).type}: give whole numbers or text")
-    column, _, part = found.partition(".")
-    inside = part and schema.field(column).type.get_field_index("path") >= 0
-    name = f"{column}.path" if inside else next((name for name in NAMES if name in schema.names), None)
-    return _Columns(found, name, label, _classes(schema, label))
+    return _Columns(found, _name_column(schema, found), label, _classes(schema, label))
+
+
+def _name_column(schema: pa.Schema, image: str) -> str | None:
+    """Which column of text says what images are called; None where none does."""
+    column, _, part = image.partition(".")
+    kind = schema.field(column).type
+    if part and kind.get_field_index("path") >= 0 and _is_text(kind.field("path").type):
+        return f"{column}.path"
+    return next((name for name in NAMES if name in schema.names and _is_text(schema.field(name).type)), None)
 
 
 def _image_column(field: pa.Field) -> str | None:
@@ -99,11 +105,22 @@ def _image_column(field: pa.Field) -> str | None:
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    kinds = pa.types
+    return bool(kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_binary_view(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kinds, kind = pa.types, _meant(kind)
+    return bool(kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind))
 
 
 def _is_label(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    return bool(pa.types.is_integer(_meant(kind))) or _is_text(kind)
+
+
+def _meant(kind: pa.DataType) -> pa.DataType:
+    """What the values of a column are, which a dictionary of few, as pandas keeps categories, may stand for."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _classes(schema: pa.Schema, label: str | None) -> Sequence[str] | None:
@@ -117,11 +134,10 @@ def _classes(schema: pa.Schema, label: str | None) -> Sequence[str] | None:
 
 
 def _suffix(groups: RowGroups, file: int, metadata: pq.FileMetaData) -> str:
-    """What images without a name are called in a file: by the first of them."""
-    if not metadata.num_rows:
-        return "jpg"
+    """What images without a name are called in a file that has rows: by the first of them."""
+    first = next(group for group in range(metadata.num_row_groups) if metadata.row_group(group).num_rows)
     try:
-        return suffix_of(groups.read((file, 0, 0)))
+        return suffix_of(groups.read((file, first, 0)))
     except OSError:
         return "jpg"
 
@@ -137,10 +153,10 @@ def _rows(
         try:
             with pq.ParquetFile(path, metadata=metadata, pre_buffer=False) as table:
                 read = table.read_row_group(group, columns=wanted, use_threads=False)
-        except (pa.ArrowException, OSError) as error:
+            labels = _values(read, columns.label, count)
+            names = _values(read, columns.name, count)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}): copy it again") from None
-        labels = _values(read, columns.label, count)
-        names = _values(read, columns.name, count)
         for row, (label, name) in enumerate(zip(labels, names, strict=True)):
             yield (
                 group,

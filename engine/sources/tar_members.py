@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from d2r_fast.engine.errors import UserError
-from d2r_fast.engine.source import is_image
+from d2r_fast.engine.sources.tree import is_wanted
 
 _BLOCK = 512
 _FILES, _FOLDER = (b"0", b"\0", b"7"), b"5"
@@ -61,7 +61,8 @@ def _plain(descriptor: int, path: Path) -> Iterator[Member]:
         head = block[:_BLOCK]
         if not _is_header(head):
             raise UserError(f"{path} is damaged at byte {offset}: {ADVICE}")
-        kind, size = head[156:157], _size(head)
+        kind = head[156:157]
+        size = _size(head) if kind in _FILES else 0  # a folder's, where it has one, is of no data
         if offset + _BLOCK + size > end:
             raise UserError(f"{path} is damaged at byte {offset}: {ADVICE}")
         if kind in _FILES:
@@ -101,7 +102,7 @@ def _any(path: Path) -> Iterator[Member]:
     try:
         with tarfile.open(path, "r:") as tar, path.open("rb") as file:
             for member in tar:
-                if (not member.isfile() or member.issparse()) and is_image(member.name):
+                if (not member.isfile() or member.issparse()) and is_wanted(member.name.removeprefix("./")):
                     raise UserError(
                         f"member {member.name} of {path} is a link or device, not a file: make the tar again with "
                         "--dereference --hard-dereference"
@@ -113,5 +114,7 @@ def _any(path: Path) -> Iterator[Member]:
             file.seek(tar.offset)  # tarfile takes a damaged header for the end
             if file.read(_BLOCK) != bytes(_BLOCK):
                 raise UserError(f"{path} is damaged or cut short at byte {tar.offset}: {ADVICE}")
+    except UserError:  # which is a ValueError
+        raise
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): {ADVICE}") from None

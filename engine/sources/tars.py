@@ -95,7 +95,7 @@ def _of_json(text: bytes) -> dict[str, str]:
         return {}
     if not isinstance(document, dict):
         return {}
-    known = {key: document[key] for key in ("identity", "label") if isinstance(document.get(key), str | int)}
+    known = {key: document[key] for key in ("identity", "label") if type(document.get(key)) in (str, int)}
     return {key: str(value) for key, value in known.items() if value != ""}
 
 

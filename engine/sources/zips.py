@@ -52,6 +52,7 @@ def _list(path: Path, file: int, entries: Entries, *, labelled: bool) -> Folders
     for name, info in members:
         check_name(name, path)
         _check_readable(path, name, info)
+        _check_place(path, name, info)
     placed, folders = place([name for name, _ in members], path, labelled=labelled)
     for identity, name, number in placed:
         info = members[number][1]
@@ -100,6 +101,14 @@ def _check_readable(path: Path, name: str, info: ZipInfo) -> None:
         raise UserError(
             f"member {name} of {path} is packed by method {info.compress_type}: make the zip again, stored (0) or "
             "deflated (8)"
+        )
+
+
+def _check_place(path: Path, name: str, info: ZipInfo) -> None:
+    """See that the numbers are some that a file can have; whether they are right shows when it is read."""
+    if max(info.header_offset, info.compress_size, info.file_size) >= 1 << 63:
+        raise UserError(
+            f"source {path} is no whole zip (no file is as large as {name} would be): copy it again"
         )
 
 

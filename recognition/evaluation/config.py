@@ -38,8 +38,9 @@ class EvaluateConfig(Frozen):
     precision: Precision = "fp32"
     """Arithmetic of the network."""
     reader: ReaderName = "auto"
-    """Who decodes and aligns: plain (Pillow) or dali (NVIDIA DALI; on CUDA JPEG is decoded and aligned there). auto is
-    plain: on a CPU the networks set the pace, though dali is faster there too."""
+    """Who decodes and aligns: plain (Pillow) or dali (NVIDIA DALI; on CUDA JPEG is decoded and aligned there, with
+    other rounding). auto is plain everywhere: results must not depend on what is installed. On a CPU the networks set
+    the pace."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
 

@@ -120,8 +120,8 @@ class TrainConfig(TrainRecipe):
     num_threads: Annotated[int, Field(ge=1)] | None = None
     """Threads that decode images. Default: one for every processor."""
     reader: ReaderName = "auto"
-    """Who decodes: plain (Pillow) or dali (NVIDIA DALI; on CUDA JPEG is decoded there). auto is plain: on a CPU the
-    networks set the pace, though dali decodes faster there too."""
+    """Who decodes: plain (Pillow) or dali (NVIDIA DALI; on CUDA JPEG is decoded there, with other rounding). auto is
+    plain everywhere: results must not depend on what is installed. On a CPU the networks set the pace."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 1000
     """Steps between checkpoints; there is one at the end of every epoch besides."""
     max_unreadable: Annotated[int, Field(ge=0)] = 100

@@ -112,6 +112,7 @@ def _exportable(
         draws=draws,
         make=partial(_make, name, part, scale),
         dynamic_axes={port.name: {0: BATCH} for port in inputs},
+        wide=True,
     )
 
 

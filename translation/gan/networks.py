@@ -1,24 +1,17 @@
-"""The three generators as they are exported: one network each, for one size of image.
-
-For a CPU in float32 the wide convolutions are Winograd's (export/winograd.py), 1.3 to 1.4 times as fast as the same
-network without; what engines are compared with stays the network as it was trained.
-"""
+"""The three generators as they are exported: one network each, for one size of image."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2r_fast.engine.backends.network import Port
-from d2r_fast.engine.config import Precision
 from d2r_fast.export.exportable import Draw, TorchExportable
 from d2r_fast.export.graph import BATCH
-from d2r_fast.export.winograd import use_winograd
 from d2r_fast.translation.checkpoint import read_weights
 from d2r_fast.translation.gan.decent import DecentGenerator
 from d2r_fast.translation.gan.random_weights import GanName
@@ -82,43 +75,6 @@ def read_generator(
     return GENERATORS[method].from_tensors(weights.tensors, weights.path), weights.path
 
 
-@dataclass(frozen=True)
-class GeneratorExportable(TorchExportable):
-    """A generator as it was trained, which is another graph on a CPU in float32."""
-
-    def on(self, device: str, precision: Precision) -> TorchExportable:
-        return WinogradExportable.of(self) if (device, precision) == ("cpu", "fp32") else self
-
-
-@dataclass(frozen=True)
-class WinogradExportable(TorchExportable):
-    """A generator with Winograd's convolutions, whose reference has torch's.
-
-    Attributes:
-        direct: the same generator without.
-    """
-
-    direct: GeneratorExportable
-
-    @classmethod
-    def of(cls, direct: GeneratorExportable) -> Self:
-        """The same ports and weights."""
-        return cls(
-            name=direct.name,
-            inputs=direct.inputs,
-            outputs=direct.outputs,
-            files=direct.files,
-            settings={**direct.settings, "convolutions": "winograd"},
-            draws=direct.draws,
-            make=partial(_make_fast, direct),
-            dynamic_axes=direct.dynamic_axes,
-            direct=direct,
-        )
-
-    def reference_row(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return self.direct.reference_row(inputs)
-
-
 def plan_of(method: GanName, path: Path) -> Plan:
     """What a checkpoint's network is; it is read whole, and let go of.
 
@@ -131,11 +87,11 @@ def plan_of(method: GanName, path: Path) -> Plan:
     return Plan(method, file)
 
 
-def open_generator(plan: Plan, *, height: int, width: int) -> GeneratorExportable:
+def open_generator(plan: Plan, *, height: int, width: int) -> TorchExportable:
     """The network for images of this size: multiples of 4."""
     assert height % 4 == width % 4 == 0, (height, width)
     inputs = _inputs(plan, height, width)
-    return GeneratorExportable(
+    return TorchExportable(
         name=plan.method,
         inputs=inputs,
         outputs=(Port("translated", torch.float32, ("batch", 3, height, width)),),
@@ -144,6 +100,7 @@ def open_generator(plan: Plan, *, height: int, width: int) -> GeneratorExportabl
         draws={port.name: DRAWS[port.name] for port in inputs},
         make=partial(_make, plan),
         dynamic_axes={port.name: {0: BATCH} for port in inputs},
+        wide=True,
     )
 
 
@@ -156,12 +113,6 @@ def _inputs(plan: Plan, height: int, width: int) -> tuple[Port, ...]:
 def _make(plan: Plan) -> nn.Module:
     generator, _ = read_generator(plan.method, plan.weights)
     return ReleasedUnsb(generator) if isinstance(generator, UnsbGenerator) and not plan.timed else generator
-
-
-def _make_fast(direct: GeneratorExportable) -> nn.Module:
-    network = direct.load()
-    use_winograd(network, list(direct.random_inputs(1, seed=0).values()))
-    return network
 
 
 def _smooth_image(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

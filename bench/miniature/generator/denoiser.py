@@ -1,0 +1,96 @@
+"""The miniature's UNet and text encoder, trained together as Arc2Face was: noise predicted from noised latents, with a
+face's embedding in the place of a word (Papantoniou et al., ECCV 2024), by Stable Diffusion's schedule.
+
+Steps are weighed by min-SNR-5 (Hang et al., ICCV 2023), which few steps need.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from d2r_fast.bench.miniature.generator.loop import run_steps
+from d2r_fast.bench.miniature.generator.recipe import MiniatureRecipe
+from d2r_fast.engine.condition import EMPTY_PROMPT, PROMPT, embed_tokens, encode_tokens, put_faces
+from d2r_fast.engine.models.configs import SCHEDULER_CONFIG
+from d2r_fast.translation.training.seeds import torch_draws
+
+MOST_SNR = 5.0
+
+
+class Denoiser(nn.Module):
+    """UNet and text encoder as one network.
+
+    Attributes:
+        unet, encoder: diffusers' and transformers'.
+    """
+
+    def __init__(self, recipe: MiniatureRecipe) -> None:
+        super().__init__()
+        self.unet: Any = UNet2DConditionModel.from_config(recipe.unet)  # type: ignore[no-untyped-call]
+        config = {name: value for name, value in recipe.encoder.items() if name != "architectures"}
+        self.encoder: Any = CLIPTextModel(CLIPTextConfig(**config))
+        # Of 49,408 words seven are ever said: the rest stay as they are drawn, and no gradient is kept for them.
+        self.encoder.embeddings.token_embedding.weight.requires_grad_(False)
+
+    def contexts(self, faces: Tensor, dropped: Tensor) -> Tensor:
+        """(N, 77, C): of unit embeddings (N, D), or of the empty prompt where `dropped` (N,) says so."""
+        told = put_faces(embed_tokens(self.encoder, PROMPT), faces)
+        untold = embed_tokens(self.encoder, EMPTY_PROMPT).expand(len(faces), -1, -1)
+        return encode_tokens(self.encoder, torch.where(dropped[:, None, None], untold, told))
+
+    def forward(self, noised: Tensor, times: Tensor, contexts: Tensor) -> Tensor:
+        """The noise that is in latents."""
+        predicted: Tensor = self.unet(noised, times, encoder_hidden_states=contexts).sample
+        return predicted
+
+
+def train_denoiser(
+    recipe: MiniatureRecipe, latents: Tensor, embeddings: NDArray[np.float32], folder: Path
+) -> Denoiser:
+    """The trained networks, in evaluation mode on the CPU.
+
+    Args:
+        latents: (N, 4, h, w), scaled to a standard deviation of 1.
+        embeddings: (N, D), of the same pictures, of length 1.
+    """
+    torch.manual_seed(recipe.seed)
+    denoiser = Denoiser(recipe)
+    alphas, faces = kept_signal(), torch.from_numpy(embeddings)
+
+    def step(number: int) -> dict[str, Tensor]:
+        draws = torch_draws(recipe.seed, f"denoiser, step {number}")
+        rows = torch.randint(len(latents), (recipe.batch_size,), generator=draws)
+        times = torch.randint(len(alphas), (recipe.batch_size,), generator=draws)
+        dropped = torch.rand(recipe.batch_size, generator=draws) < recipe.dropped
+        clean = latents[rows]
+        noise = torch.randn(clean.shape, generator=draws)
+        kept = alphas[times]
+        noised = kept.sqrt()[:, None, None, None] * clean + (1 - kept).sqrt()[:, None, None, None] * noise
+        predicted = denoiser(noised, times, denoiser.contexts(faces[rows], dropped))
+        each = (predicted - noise).square().mean((1, 2, 3))
+        snr = kept / (1 - kept)
+        return {"loss": (each * snr.clamp(max=MOST_SNR) / snr).mean(), "noise": each.mean()}
+
+    about = {
+        "kind": "miniature denoiser",
+        "recipe": recipe.model_dump(mode="json"),
+        "num_latents": len(latents),
+    }
+    run_steps(
+        folder, denoiser, step, about=about, num_steps=recipe.steps, learning_rate=recipe.learning_rate,
+        average=recipe.average,
+    )  # fmt: skip
+    return denoiser
+
+
+def kept_signal() -> Tensor:
+    """(1000,): the share of the signal's variance that is left at each time, Stable Diffusion's scaled-linear one."""
+    first, last = (SCHEDULER_CONFIG[name] ** 0.5 for name in ("beta_start", "beta_end"))
+    betas = torch.linspace(first, last, SCHEDULER_CONFIG["num_train_timesteps"], dtype=torch.float64) ** 2
+    return (1 - betas).cumprod(0).float()

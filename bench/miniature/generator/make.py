@@ -1,0 +1,101 @@
+"""Train the miniature: recogniser, VAE, text encoder and UNet, from a head and nothing else.
+
+    python -m d2r_fast.bench.miniature.generator.make FACEKIT --out made        # two hours on two cores
+
+What is there already is left alone, and a training that was stopped goes on. `made/models` is a model folder.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from d2r_fast.bench.machine import describe_machine, describe_versions, revision
+from d2r_fast.bench.miniature.domains import render_domain
+from d2r_fast.bench.miniature.generator.autoencoder import encode, train_autoencoder
+from d2r_fast.bench.miniature.generator.denoiser import train_denoiser
+from d2r_fast.bench.miniature.generator.pack import pack
+from d2r_fast.bench.miniature.generator.pictures import draw_pictures, embed
+from d2r_fast.bench.miniature.generator.recipe import RECOGNISER, MiniatureRecipe
+from d2r_fast.bench.miniature.transfer import Clock
+from d2r_fast.engine.console import say
+from d2r_fast.engine.errors import RunError, UserError
+from d2r_fast.engine.files import make_folder
+from d2r_fast.recognition.embedder import open_embedder
+from d2r_fast.recognition.iresnet import IMAGE_SIZE
+from d2r_fast.recognition.training.config import TrainConfig
+from d2r_fast.recognition.training.train import train
+
+
+def make(recipe: MiniatureRecipe, facekit: Path, out: Path, *, device: str = "cpu") -> dict[str, float]:
+    """Everything, into `out`; returns what took how many seconds.
+
+    Raises:
+        UserError: no head there, or `out` holds another recipe's.
+        RunError: the disk is full, or a training failed.
+    """
+    make_folder(out)
+    clock, kept = Clock(out / "seconds.json"), dict[str, Any]()
+
+    def part(name: str, made: Any) -> None:
+        clock(name, lambda: kept.update({name: made()}))
+
+    part("recogniser", lambda: train_recogniser(recipe, facekit, out, device=device))
+    part("pictures", lambda: draw_pictures(recipe, facekit, out / "blocks", device=device))
+    pictures = kept["pictures"]
+    part("vae", lambda: train_autoencoder(recipe, pictures.whole, out / "vae"))
+    vae = kept["vae"]
+    latents = encode(vae, pictures.whole) * vae.config.scaling_factor
+    embeddings = embed(open_embedder(out / "recogniser", device=device), pictures.crops)
+    part("denoiser", lambda: train_denoiser(recipe, latents, embeddings, out / "denoiser"))
+    pack(recipe, recogniser=out / "recogniser", vae=vae, denoiser=kept["denoiser"], out=out / "models")
+    return clock.seconds
+
+
+def train_recogniser(recipe: MiniatureRecipe, facekit: Path, out: Path, *, device: str) -> None:
+    """IR-18 with AdaFace on photographs of people whom nothing else is made from."""
+    render_domain(
+        "photographs", facekit, out / "people",
+        identities=range(RECOGNISER, RECOGNISER + recipe.recogniser_identities),
+        images_per_identity=recipe.recogniser_images, side=IMAGE_SIZE, seed=recipe.seed, device=device,
+    )  # fmt: skip
+    epochs = recipe.recogniser_epochs
+    train(
+        TrainConfig(
+            data=out / "people", out=out / "recogniser", backbone="ir_18", width=recipe.recogniser_width,
+            embedding_dim=recipe.embedding_dim, epochs=epochs, batch_size=64, warmup_epochs=min(1.0, epochs / 4),
+            augment="adaface", seed=recipe.seed, device=device,
+        )
+    )  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("facekit", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--recipe", type=Path, help="JSON of what differs from the recipe as it stands")
+    parser.add_argument("--device", default="cpu", help="of drawing and of the recogniser (default cpu)")
+    given = parser.parse_args(arguments)
+    try:
+        changes = {} if given.recipe is None else json.loads(given.recipe.read_text())
+        recipe = MiniatureRecipe(**changes)
+        seconds = make(recipe, given.facekit, given.out, device=given.device)
+    except (UserError, RunError) as error:
+        say(f"miniature: {error}")
+        return error.exit_code
+    about = {"machine": describe_machine("cpu"), "versions": describe_versions(), "revision": revision()}
+    print(
+        json.dumps(
+            {"name": "miniature", "recipe": recipe.model_dump(mode="json"), "seconds": seconds, **about}
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""What the miniature's generator is, and what it is trained on and for how long."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from d2r_fast.engine.config import Frozen
+from d2r_fast.engine.models import configs
+
+RECOGNISER, GENERATOR, SOURCE, EVALUATION = 10_000_000, 11_000_000, 12_000_000, 13_000_000
+"""First identity of those that the recogniser and the generator are trained on, that datasets are made from, and that
+are verified: nobody is in two."""
+MOST = GENERATOR - RECOGNISER
+"""Of each."""
+
+
+class MiniatureRecipe(Frozen):
+    """Decides every weight, together with the head, the machine's arithmetic and the number of its threads."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    side: Annotated[int, Field(ge=64, multiple_of=64)] = 128
+    """Pixels of the pictures."""
+    recogniser_identities: Annotated[int, Field(ge=2, le=MOST)] = 800
+    recogniser_images: Annotated[int, Field(ge=2)] = 10
+    recogniser_epochs: Annotated[int, Field(ge=1)] = 12
+    recogniser_width: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Share of IR-18's channels."""
+    embedding_dim: Annotated[int, Field(ge=16)] = 128
+    identities: Annotated[int, Field(ge=2, le=MOST)] = 2500
+    images: Annotated[int, Field(ge=1)] = 4
+    """What the generator is trained on, of each identity."""
+    vae_channels: tuple[int, int, int, int] = (16, 32, 64, 64)
+    vae_steps: Annotated[int, Field(ge=1)] = 5000
+    vae_batch_size: Annotated[int, Field(ge=1)] = 8
+    vae_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    unet_channels: tuple[int, int, int, int] = (64, 128, 192, 192)
+    context: Annotated[int, Field(ge=16)] = 128
+    """Values of a token."""
+    encoder_layers: Annotated[int, Field(ge=1)] = 2
+    steps: Annotated[int, Field(ge=1)] = 12_000
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    dropped: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the pictures that are learnt without their identity, for classifier-free guidance."""
+    average: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """The weights that come out are a mean over about 1 / (1 - average) steps."""
+
+    @property
+    def vae(self) -> dict[str, Any]:
+        """config.json, but for what the latents' spread turns out to be."""
+        return configs.vae(sample_size=self.side, channels=list(self.vae_channels), layers=1, groups=8)
+
+    @property
+    def unet(self) -> dict[str, Any]:
+        return configs.unet(
+            sample_size=self.side // 8, channels=list(self.unet_channels), layers=1, heads=4,
+            context=self.context, groups=16,
+        )  # fmt: skip
+
+    @property
+    def encoder(self) -> dict[str, Any]:
+        return configs.encoder(
+            width=self.context, layers=self.encoder_layers, heads=4, id_embedding_dim=self.embedding_dim
+        )

@@ -1,0 +1,89 @@
+"""Training of the miniature's generator: its schedule, its loss, and runs that are stopped half-way."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor, nn
+
+from d2r_fast.bench.miniature.generator import loop
+from d2r_fast.bench.miniature.generator.autoencoder import as_images, compare
+from d2r_fast.bench.miniature.generator.denoiser import Denoiser, kept_signal
+from d2r_fast.bench.miniature.generator.loop import run_steps, share
+from d2r_fast.bench.miniature.generator.recipe import MiniatureRecipe
+from d2r_fast.engine.condition import Conditioner
+from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.models.configs import SCHEDULER_CONFIG
+
+TINY = MiniatureRecipe(
+    side=64, unet_channels=(16, 16, 16, 16), context=16, encoder_layers=1, embedding_dim=16
+)
+
+
+def test_the_schedule_is_stable_diffusions() -> None:
+    wanted = DDIMScheduler.from_config(SCHEDULER_CONFIG).alphas_cumprod
+    torch.testing.assert_close(kept_signal(), wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_contexts_are_those_that_the_engine_gives_the_unet() -> None:
+    denoiser = Denoiser(TINY).eval()
+    faces = torch.nn.functional.normalize(torch.randn(3, 16, generator=torch.Generator().manual_seed(1)))
+    engine = Conditioner(denoiser.encoder)
+    with torch.inference_mode():
+        found = denoiser.contexts(faces, torch.tensor([False, True, False]))
+    torch.testing.assert_close(found[[0, 2]], engine(faces)[[0, 2]], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found[1], engine.unconditional(), rtol=1e-5, atol=1e-5)
+
+
+def test_equal_pictures_do_not_differ() -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    images = as_images(pictures, torch.tensor([1]))
+    assert images.shape == (1, 3, 16, 16)
+    assert images[0, 2, 5, 7] == pytest.approx(pictures[1, 5, 7, 2] / 127.5 - 1)
+    assert compare(images, images) == 0
+    shifted = compare(images + 0.3, images)
+    assert shifted == pytest.approx(0.3, rel=1e-5), "a constant has no gradient"
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    assert share(0) == 0
+    assert share(loop.WARM_UP) == pytest.approx(1)
+    assert share(0.51) == pytest.approx(0.5)
+    assert share(1) == pytest.approx(0, abs=1e-6)
+
+
+class Stopped(Exception):
+    """Somebody stops the run."""
+
+
+def fit(folder: Path, *, stop_at: int | None = None, num_steps: int = 30) -> Tensor:
+    """Weights of a line that is fitted to noisy points."""
+    torch.manual_seed(0)
+    network = nn.Linear(3, 1)
+
+    def step(number: int) -> Mapping[str, Tensor]:
+        if number == stop_at:
+            raise Stopped
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(number))
+        return {"loss": (network(x) - x.sum(1, keepdim=True)).square().mean()}
+
+    about = {"kind": "line", "num_steps": num_steps}
+    run_steps(folder, network, step, about=about, num_steps=num_steps, learning_rate=0.1, average=0.5)
+    return network.weight.detach()
+
+
+def test_a_run_that_was_stopped_ends_in_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SAVE_EVERY", 10)
+    whole = fit(tmp_path / "whole")
+    assert (whole - 1).abs().max() < 0.2, "it learnt"
+    with pytest.raises(Stopped):
+        fit(tmp_path / "stopped", stop_at=17)
+    assert torch.equal(fit(tmp_path / "stopped"), whole)
+    assert torch.equal(fit(tmp_path / "whole"), whole), "nothing is left to do"
+    with pytest.raises(UserError, match="num_steps"):
+        fit(tmp_path / "whole", num_steps=40)
