@@ -83,7 +83,7 @@ def _shard_problems(
     broken = [
         name for name, entry in marker["files"].items() if sha256_file(folder / name) != entry["sha256"]
     ]
-    yield from (f"{name} does not have the SHA-256 it was written with" for name in broken)
+    yield from (f"{name} does not have the SHA-256 that {names.stats} gives it" for name in broken)
     if broken:
         return
     try:

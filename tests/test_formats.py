@@ -356,7 +356,7 @@ def test_a_converted_dataset_is_verified_and_has_no_report(folder: Path, tmp_pat
     data = bytearray((spoilt / "00000.tar").read_bytes())
     data[len(data) // 2] ^= 1
     (spoilt / "00000.tar").write_bytes(data)
-    assert verify(spoilt).problems == ["00000.tar does not have the SHA-256 it was written with"]
+    assert verify(spoilt).problems == ["00000.tar does not have the SHA-256 that 00000_stats.json gives it"]
     with pytest.raises(UserError, match="was converted, and a report shows how images were made"):
         write_report(out)
 

@@ -233,7 +233,7 @@ def test_verify_finds_a_damaged_object(
     tar[len(tar) // 2] ^= 1
     remote.write("00001.tar", bytes(tar))
     assert run_verify(place, quick=True) == 1
-    assert "00001.tar does not have the SHA-256 it was written with" in capsys.readouterr().out
+    assert "00001.tar does not have the SHA-256 that 00001_stats.json gives it" in capsys.readouterr().out
     remote.remove("00001.tar")
     remote.write("00007.tar", b"left over")
     assert run_verify(place, quick=True) == 1

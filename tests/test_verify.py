@@ -104,6 +104,15 @@ def test_what_people_do_to_datasets_is_no_fault(tmp_path: Path, good: dict[str, 
     assert problems(folder) == []
 
 
+def test_a_listed_name_that_became_anothers_is_found(tmp_path: Path, good: dict[str, Path]) -> None:
+    """As one flipped bit can do: JSON keeps the later of two equal names and says nothing."""
+    folder = shutil.copytree(good["imagefolder"], tmp_path / "a")
+    marker = folder / "00001_stats.json"
+    first, second = [name for name in json.loads(marker.read_text())["files"] if "/" in name][:2]
+    marker.write_text(marker.read_text().replace(f'"{first}"', f'"{second}"'))
+    assert problems(folder)
+
+
 def test_unfinished_shards_are_listed(tmp_path: Path, good: dict[str, Path]) -> None:
     folder = shutil.copytree(good["webdataset"], tmp_path / "a")
     for name in ("00000_stats.json", "00002.parquet", "_SUCCESS"):
@@ -120,7 +129,7 @@ def test_problems_name_the_place(tmp_path: Path, good: dict[str, Path]) -> None:
     flip("00002.tar", 0)(folder)
     assert problems(folder) == [
         "00001.tar: 000003_000.jpg is 112x96, not 112x112",
-        "00002.tar does not have the SHA-256 it was written with",
+        "00002.tar does not have the SHA-256 that 00001_stats.json gives it",
     ]
 
 

@@ -19,7 +19,7 @@ GONE_WITHIN_S = 10.0
 def drill(yard: Yard) -> list[Outcome]:
     """4 workers, of which one, all, or the leader is killed."""
     count = 2 if yard.quick else 4
-    source = yard.source(num_identities=60 if yard.quick else 120, images=6, side=48)
+    source = yard.source(num_identities=60 if yard.quick else 400, images=6, side=48)
     yard.done(yard.translate(source, yard.folder / "calm"))
     found = [one(yard, source, count)]
     return found if yard.quick else [*found, every(yard, source, count), leader(yard, source, count)]

@@ -102,12 +102,13 @@ class Note:
     def _write(self) -> None:
         # Not flushed to the disk, as what counts is: after a power cut nobody is at work anyway.
         self._said["updated"], self._written_s = round(time.time(), 3), time.monotonic()
+        data = dump(self._said)
         with (
-            disk_errors(self._path),
+            disk_errors(self._path, needed_bytes=len(data)),
             suppress(FileNotFoundError),
         ):  # the folder goes when the dataset is whole
             prepared = temporary(self._path)
-            prepared.write_bytes(dump(self._said))
+            prepared.write_bytes(data)
             prepared.replace(self._path)
         if self._said["state"] != "running" or self._written_s - self._sent_s >= SEND_EVERY_S:
             self._sent_s = self._written_s
