@@ -129,7 +129,7 @@ def test_problems_name_the_place(tmp_path: Path, good: dict[str, Path]) -> None:
     flip("00002.tar", 0)(folder)
     assert problems(folder) == [
         "00001.tar: 000003_000.jpg is 112x96, not 112x112",
-        "00002.tar does not have the SHA-256 that 00001_stats.json gives it",
+        "00002.tar does not have the SHA-256 that 00002_stats.json gives it",
     ]
 
 
