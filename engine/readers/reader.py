@@ -11,7 +11,7 @@ there takes crops by a factor of twenty and more (bench's `readers`). On a card 
 are not the plain reader's: a reader that changes pixels is part of what a dataset or a result is made by, so it is
 asked for by name, written down (`describe_reader`), and a run goes on with the one that it began with. Ask for `dali`
 where JPEG photographs are read for a card faster than the plain reader's threads can: some 1,600 PNG files of 112
-pixels or 500 JPEG files of 512 pixels a second and core.
+pixels or 400 JPEG files of 512 pixels a second and core.
 """
 
 from collections.abc import Sequence
