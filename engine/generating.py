@@ -1,77 +1,24 @@
-"""Shards of a generated dataset, made one after the other by networks that are open."""
+"""Shards of a generated dataset."""
 
-from collections.abc import Generator, Iterable
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from d2r_fast.engine.clock import Clock
 from d2r_fast.engine.config import GenerateConfig
 from d2r_fast.engine.device import device_name
-from d2r_fast.engine.executors.listing import Digests, check_listed
-from d2r_fast.engine.executors.maker import Report, members_of
+from d2r_fast.engine.executors.maker import Report
 from d2r_fast.engine.flow import Flow, Stages
-from d2r_fast.engine.out import Out
-from d2r_fast.engine.shard import Shard
-from d2r_fast.engine.source import Identity
-from d2r_fast.engine.write import write_shard
-from d2r_fast.engine.write_behind import write_behind
+from d2r_fast.engine.shard_maker import ShardMaker, Wanted
 
 
 @dataclass(frozen=True)
-class Generating:
-    """Makes shards in this process (an `executors.maker.Maker`).
-
-    Attributes:
-        members: all identities of the dataset, in the order of their labels.
-        stages: what each image goes through.
-        config: settled.
-        out: where the shards go.
-        digests: what each shard's identities have to be, where others listed them.
-    """
-
-    members: list[Identity]
-    stages: Stages
-    config: GenerateConfig
-    out: Out
-    digests: Digests | None = None
-
-    @property
-    def clock(self) -> Clock:
-        return self.stages.clock
+class Generating(ShardMaker[Stages, GenerateConfig]):
+    """Draws them."""
 
     def about(self) -> dict[str, Any]:
-        """What the log says of a run."""
-        device = self.stages.finisher.generator.device
-        source = self.stages.host.source.root.resolve()
         return {
-            "source": str(source),
-            "device": device_name(device),
-            "batch_size": self.config.batch_size,
-        }
+            "source": str(self.stages.host.source.root.resolve()),
+            "device": device_name(self.stages.finisher.generator.device), "batch_size": self.config.batch_size,
+        }  # fmt: skip
 
-    def make(self, shards: Iterable[int], report: Report) -> Generator[dict[str, Any]]:
-        """The markers of shards as they are on the disk, each written while the next ones are made."""
-        config = self.config
-
-        def write(shard: Shard) -> dict[str, Any]:
-            with self.clock("write"):
-                marker = write_shard(
-                    self.out.folder, shard.number, rows=shard.rows, images=shard.images, identities=shard.identities,
-                    errors=shard.problems, format=config.format, image_format=config.image_format,
-                )  # fmt: skip
-                self.out.deliver(marker)
-                return marker
-
-        wanted = ((shard, self._members(shard)) for shard in shards)
-        with (
-            closing(Flow(wanted, self.stages, report)) as flow,
-            closing(write_behind(flow, write)) as markers,
-        ):
-            yield from markers
-
-    def _members(self, shard: int) -> list[tuple[int, Identity]]:
-        found = members_of(self.members, shard, self.config.identities_per_shard)
-        if self.digests is not None:
-            check_listed(shard, found, self.digests)
-        return found
+    def flow(self, wanted: Wanted, report: Report) -> Flow:
+        return Flow(wanted, self.stages, report)

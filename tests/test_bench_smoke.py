@@ -14,7 +14,7 @@ def test_the_dry_run_is_fine(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """All that needs no card: torch, onnxruntime and openvino draw the same, and a bench without time skips."""
-    # Without inductor, whose compiler takes minutes: test_backends has it.
+    # Without inductor, whose compiler takes minutes: test_backends has it with --slow alone.
     monkeypatch.setattr(smoke, "BACKENDS", ("openvino", "torch", "tensorrt", "onnxruntime"))
     monkeypatch.setattr(smoke, "run_tests", lambda: (True, "not from inside a test"))
     assert smoke.run_smoke("cpu", size="mini", budget_s=1, save=tmp_path) == 0

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from d2r_fast.engine import generating, pipeline
+from d2r_fast.engine import pipeline, shard_maker
 from d2r_fast.engine.config import GenerateConfig, smoke
 from d2r_fast.engine.detect import Faces, find_by_template
 from d2r_fast.engine.embed import Embedder
@@ -242,7 +242,7 @@ def test_a_stopped_run_goes_on_and_keeps_what_was_finished(
     out = tmp_path / "out"
     config = configure(renders, mini_models, out)
     with monkeypatch.context() as patch:
-        patch.setattr(generating, "write_shard", _stop_after(2, generating.write_shard))
+        patch.setattr(shard_maker, "write_shard", _stop_after(2, shard_maker.write_shard))
         with pytest.raises(KeyboardInterrupt):
             pipeline.generate(config)
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("0000[01]*")}

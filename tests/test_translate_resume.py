@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from d2r_fast.engine import shard_maker
 from d2r_fast.engine.dataset import Dataset
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.verify import verify
 from d2r_fast.translation import translate as command
-from d2r_fast.translation import translating
 
 from .fakedata import names_in, tree
 from .fakemethod import FakeMethod, use_fake_method, write_weights
@@ -52,7 +52,7 @@ def test_a_failing_network_ends_the_run_in_one_line_and_it_goes_on_later(
 def test_a_stopped_run_keeps_what_was_finished(
     renders: Path, shift: Path, tmp_path: Path, shifted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, left = translating.write_shard, 1
+    write, left = shard_maker.write_shard, 1
 
     def stop(*arguments: Any, **settings: Any) -> Any:
         nonlocal left
@@ -62,7 +62,7 @@ def test_a_stopped_run_keeps_what_was_finished(
         return write(*arguments, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(translating, "write_shard", stop)
+        patch.setattr(shard_maker, "write_shard", stop)
         with pytest.raises(KeyboardInterrupt):
             run(renders, shift, tmp_path / "out")
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("00000*")}
