@@ -4,7 +4,7 @@ Read a file, translate a batch of one, write a PNG, take the next. Less than tho
 every image of the target domain and writes pages of HTML, CodeFormer's pastes into a larger picture.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from d2r_fast.engine.backends.cuda import compute_exactly
 from d2r_fast.export.exportable import Exportable
-from d2r_fast.translation.gan.unsb import Block
 from d2r_fast.translation.method import Method, Run
+
+Publish = Callable[[nn.Module], None]
 
 
 class PlainTranslation:
@@ -23,16 +24,17 @@ class PlainTranslation:
 
     Args:
         method: whose networks; they take images of `size`.
-        dead_work: for UNSB, do what its released blocks do and throw away.
+        publish: makes a module of ours, in place, what the method's program runs.
     """
 
     def __init__(
-        self, method: Method, files: Sequence[Path], out: Path, *, size: tuple[int, int], device: str, dead_work: bool
+        self, method: Method, files: Sequence[Path], out: Path, *, size: tuple[int, int], device: str,
+        publish: Publish | None,
     ) -> None:  # fmt: skip
         self._method, self._files, self._out, self._device = method, files, out, device
         compute_exactly(device)
         self.networks: dict[str, Run] = {
-            network.name: EagerNetwork(network, device, dead_work=dead_work)
+            network.name: EagerNetwork(network, device, publish=publish)
             for network in method.networks(size)
         }
 
@@ -49,11 +51,11 @@ class PlainTranslation:
 class EagerNetwork:
     """The float32 module on its device, all threads on one batch."""
 
-    def __init__(self, network: Exportable, device: str, *, dead_work: bool = False) -> None:
+    def __init__(self, network: Exportable, device: str, *, publish: Publish | None = None) -> None:
         self._inputs, self._outputs = network.inputs, network.outputs
         self.module = network.load().to(device).eval()
-        if dead_work:
-            do_dead_work(self.module)
+        if publish is not None:
+            publish(self.module)
 
     @torch.inference_mode()
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -61,18 +63,3 @@ class EagerNetwork:
         outputs = found if isinstance(found, tuple) else (found,)
         return {port.name: output for port, output in zip(self._outputs, outputs, strict=True)}
 
-
-def do_dead_work(module: nn.Module) -> None:
-    """Have UNSB's blocks do what the released ones do beside what counts: every layer of the first half runs on the
-    block's input, and all results but the last's are thrown away."""
-    blocks = [block for block in module.modules() if isinstance(block, Block)]
-    assert blocks, "UNSB's network"
-    for block in blocks:
-        block.register_forward_pre_hook(_throw_away)
-
-
-def _throw_away(block: nn.Module, given: tuple[Tensor, ...]) -> None:
-    assert isinstance(block, Block)
-    for layer in list(block.conv_block)[:-1]:
-        layer(given[0])
-    block.Dense_time(torch.zeros_like(given[-1]))

@@ -19,6 +19,7 @@ from d2r_fast.bench.drawings import draw_noise
 from d2r_fast.bench.measure import Arm, Ratio, Timing, compare, interleave
 from d2r_fast.bench.plain_transfer import transfer_arms
 from d2r_fast.bench.plain_translation import EagerNetwork, PlainTranslation
+from d2r_fast.bench.published import PUBLISHED, do_dead_work
 from d2r_fast.bench.record import Found
 from d2r_fast.bench.targets import target
 from d2r_fast.engine.backends.network import first_line
@@ -232,7 +233,7 @@ def open_plain(subject: Subject, method: Method, bench: Bench) -> PlainTranslati
         key=lambda path: (natural_key(path.parent.name), natural_key(path.name)),
     )
     return PlainTranslation(
-        method, files, out, size=(SIDE, SIDE), device=bench.device, dead_work=subject.case.method == "unsb"
+        method, files, out, size=(SIDE, SIDE), device=bench.device, publish=PUBLISHED.get(subject.case.method)
     )
 
 
@@ -248,7 +249,7 @@ def measure_dead_work(bench: Bench, found: Found, most_s: float) -> None:
     method = open_method(TranslateRecipe(method="unsb"), subject.weights)
     (network,) = method.networks((SIDE, SIDE))
     inputs = {name: value.to(bench.device) for name, value in network.random_inputs(1, seed=0).items()}
-    without, with_it = (EagerNetwork(network, bench.device, dead_work=dead) for dead in (False, True))
+    without, with_it = (EagerNetwork(network, bench.device, publish=each) for each in (None, do_dead_work))
     if not torch.equal(without(inputs)["translated"], with_it(inputs)["translated"]):
         raise RunError("UNSB's dead work changes its output, so it is not dead")
     arms = {WITHOUT: partial(without, inputs), WITH: partial(with_it, inputs)}

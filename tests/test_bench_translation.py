@@ -11,14 +11,17 @@ from d2r_fast.bench.ceiling import Rates
 from d2r_fast.bench.config import BenchConfig
 from d2r_fast.bench.context import Bench
 from d2r_fast.bench.measure import Budget
+from d2r_fast.bench.plain_stylegan import ScaledWeights
 from d2r_fast.bench.plain_transfer import transfer_arms
 from d2r_fast.bench.plain_translation import EagerNetwork
+from d2r_fast.bench.published import PUBLISHED, do_dead_work
 from d2r_fast.bench.record import Found
 from d2r_fast.bench.targets import target
-from d2r_fast.bench.translation_section import CASES, measure, measure_dead_work, write_weights
+from d2r_fast.bench.translation_section import CASES, SIDE, measure, measure_dead_work, write_weights
 from d2r_fast.engine.samples import draw_samples
 from d2r_fast.translation.config import TranslateRecipe
 from d2r_fast.translation.methods import METHODS, open_method
+from d2r_fast.translation.stylegan.layers import ModulatedConv2d
 
 
 def make_bench(folder: Path, *, size: str = "mini", budget_s: float = 300) -> Bench:
@@ -82,7 +85,7 @@ def test_dead_work_is_work_and_dead(tmp_path: Path) -> None:
     inputs = network.random_inputs(1, seed=0)
     found = {}
     for dead in (False, True):
-        eager = EagerNetwork(network, "cpu", dead_work=dead)
+        eager = EagerNetwork(network, "cpu", publish=do_dead_work if dead else None)
         calls: list[torch.nn.Module] = []
         for layer in eager.module.modules():
             if isinstance(layer, torch.nn.Conv2d):
@@ -90,6 +93,21 @@ def test_dead_work_is_work_and_dead(tmp_path: Path) -> None:
         found[dead] = eager(inputs)["translated"], len(calls)
     assert torch.equal(found[False][0], found[True][0])
     assert found[True][1] - found[False][1] == 5, "one convolution for each of the mini network's blocks"
+
+
+def test_published_synthesis_scales_weights_and_gives_the_same_image(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path)
+    subject = write_weights(next(case for case in CASES if case.method == "stylegan-inversion"), bench)
+    method = open_method(TranslateRecipe(method="stylegan-inversion"), subject.weights)
+    encoder, generator = method.networks((SIDE, SIDE))
+    for network, has_scaled in ((encoder, False), (generator, True)):
+        inputs = network.random_inputs(2, seed=0)
+        ours = EagerNetwork(network, "cpu")
+        published = EagerNetwork(network, "cpu", publish=PUBLISHED["stylegan-inversion"])
+        assert any(isinstance(part, ScaledWeights) for part in published.module.modules()) is has_scaled
+        assert not any(isinstance(part, ModulatedConv2d) for part in published.module.modules())
+        for name, found in published(inputs).items():
+            torch.testing.assert_close(found, ours(inputs)[name], rtol=1e-4, atol=1e-4)
 
 
 def note(calls: list[torch.nn.Module], layer: torch.nn.Module, given: object) -> None:
