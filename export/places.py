@@ -9,12 +9,14 @@ import torch
 from onnxscript import ir
 
 from d2r_fast.export.node import Array, ints, shape_of
-from d2r_fast.export.winograd import KERNEL, TILE, WINDOW, transforms
+from d2r_fast.export.winograd import KERNEL, POINTS, transforms, window_of
 
 LEAST_CHANNELS = 64
 """Of a convolution, on both sides, from which on it is faster in rows."""
+TILES = tuple(sorted(POINTS, reverse=True))
+"""Sides of tiles: the larger, the fewer multiplications and the more weights."""
 LEAST_TILES = 32
-"""Of a map: with fewer, reading four times as many weights costs more than the multiplications do."""
+"""Of a map: with fewer, reading more weights costs more than the multiplications do."""
 MOST_TILES = 256
 """That go through the matrix products at once: more would not stay in a core's cache."""
 FEW_CHANNELS = 4
@@ -61,6 +63,12 @@ def padded(x: Map, pads: tuple[int, ...]) -> Map:
     return replace(x, place=place)
 
 
+def inner(x: Map) -> tuple[int, int]:
+    """Height and width of what a 3x3 kernel makes of it."""
+    height, width = x.place.shape
+    return height - KERNEL + 1, width - KERNEL + 1
+
+
 def thinned(x: Map, stride: int) -> Map:
     return replace(x, place=x.place[::stride, ::stride])
 
@@ -75,41 +83,48 @@ def parts(num_tiles: int) -> list[slice]:
     return [slice(first, last) for first, last in pairwise(edges)]
 
 
-def num_tiles(place: Array) -> int:
-    """Of a map that has its border."""
-    return math.prod(-(-(side - KERNEL + 1) // TILE) for side in place.shape)
+def tile_of(size: tuple[int, ...]) -> int | None:
+    """The largest side of which a map has tiles enough; None of too small a map."""
+    return next((tile for tile in TILES if math.prod(_num_tiles(size, tile)) >= LEAST_TILES), None)
 
 
-def tile_windows(place: Array) -> Array:
-    """(36, tiles): which rows stand at each place of each tile's window; beyond the map any."""
-    tiles = [-(-(side - KERNEL + 1) // TILE) for side in place.shape]
-    beyond = [(0, count * TILE + KERNEL - 1 - side) for count, side in zip(tiles, place.shape, strict=True)]
+def _num_tiles(size: tuple[int, ...], tile: int) -> list[int]:
+    return [-(-side // tile) for side in size]
+
+
+def tile_windows(place: Array, tile: int) -> Array:
+    """(window's places, tiles), of a map that has its border: which rows stand at each place of each tile's window;
+    beyond the map any."""
+    size = [side - KERNEL + 1 for side in place.shape]
+    tiles, window = _num_tiles(tuple(size), tile), window_of(tile)
+    beyond = [(0, count * tile - side) for count, side in zip(tiles, size, strict=True)]
     padded = np.pad(place, beyond, mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (WINDOW, WINDOW))[::TILE, ::TILE]
-    return windows.reshape(-1, WINDOW**2).T
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (window, window))[::tile, ::tile]
+    return windows.reshape(-1, window**2).T
 
 
-def tiled(size: tuple[int, ...]) -> Array:
+def tiled(size: tuple[int, ...], tile: int) -> Array:
     """(H, W): the row of each pixel as `_winograd` leaves them, by part, by place in the tile, by tile."""
-    height, width = (-(-side // TILE) for side in size)
-    rows = np.empty((TILE**2, height * width), np.int64)
+    height, width = _num_tiles(size, tile)
+    rows = np.empty((tile**2, height * width), np.int64)
     for part in parts(height * width):
         num = part.stop - part.start
-        rows[:, part] = np.arange(TILE**2 * num).reshape(TILE**2, num) + TILE**2 * part.start
-    place = rows.reshape(TILE, TILE, height, width).transpose(2, 0, 3, 1).reshape(TILE * height, TILE * width)
+        rows[:, part] = np.arange(tile**2 * num).reshape(tile**2, num) + tile**2 * part.start
+    place = rows.reshape(tile, tile, height, width).transpose(2, 0, 3, 1).reshape(tile * height, tile * width)
     return place[: size[0], : size[1]]
 
 
 def compact(size: tuple[int, ...]) -> Array:
     """(H, W): a row for each pixel, as `tiled` where the map is whole tiles."""
-    if any(side % TILE for side in size):
+    tile = tile_of(size)
+    if tile is None or any(side % tile for side in size):
         return np.arange(math.prod(size)).reshape(size)
-    return tiled(size)
+    return tiled(size, tile)
 
 
-def kernel_of(weights: Array) -> Array:
-    """(phases, D, C, 3, 3) -> (36, C, phases D)."""
-    _, kernel, _ = transforms()
+def kernel_of(weights: Array, tile: int) -> Array:
+    """(phases, D, C, 3, 3) -> (36 of a tile of 4 or 16 of one of 2, C, phases D)."""
+    _, kernel, _ = transforms(tile)
     phases, num, channels = weights.shape[:3]
     flat = weights.astype(np.float64).reshape(-1, KERNEL**2)
     products: Array = (kernel.numpy() @ flat.T).reshape(-1, phases * num, channels)

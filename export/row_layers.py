@@ -8,20 +8,22 @@ from onnxscript import ir
 from d2r_fast.export import places
 from d2r_fast.export.node import Array, Writer, constant, int_of, ints, shape_of
 from d2r_fast.export.places import (
+    TILES,
     ZERO,
     Map,
     compact,
+    inner,
     is_range,
     kernel_of,
-    num_tiles,
     padded,
     parts,
     phases_of,
     thinned,
+    tile_of,
     tile_windows,
     tiled,
 )
-from d2r_fast.export.winograd import KERNEL, TILE, WINDOW, transforms
+from d2r_fast.export.winograd import KERNEL, transforms, window_of
 
 
 class Layers(Writer):
@@ -120,8 +122,9 @@ class Layers(Writer):
         bias = constant(node, 2)
         if kernel == (1, 1):
             return self._product(thinned(x, stride[0]), weight, bias)
-        if kernel == (KERNEL, KERNEL) and stride == (1, 1) and num_tiles(x.place) >= places.LEAST_TILES:
-            return self._winograd(x, weight[None], bias)
+        tile = tile_of(inner(x)) if kernel == (KERNEL, KERNEL) and stride == (1, 1) else None
+        if tile is not None:
+            return self._winograd(x, weight[None], bias, tile=tile)
         return self._windows_product(x, weight, bias, stride=stride[0])
 
     def _product(self, x: Map, weight: Array, bias: Array | None) -> Map:
@@ -142,30 +145,30 @@ class Layers(Writer):
         flat = self.const(weight.transpose(2, 3, 1, 0).reshape(-1, num))
         return Map(self._biased(self.op("MatMul", seen, flat, shape=(place.size, num)), bias), place)
 
-    def _winograd(self, x: Map, weights: Array, bias: Array | None) -> Map:
+    def _winograd(self, x: Map, weights: Array, bias: Array | None, *, tile: int) -> Map:
         """3x3 convolutions of a map that has its border: (phases, D, C, 3, 3) -> each pixel's D for each phase.
 
         Of four phases each pixel becomes 2x2.
         """
         phases, num = weights.shape[:2]
-        height, width = (side - KERNEL + 1 for side in x.place.shape)
-        windows = tile_windows(x.place)
-        kernel = self.const(kernel_of(weights))
-        inputs, _, outputs = transforms()
+        height, width = inner(x)
+        windows, num_products = tile_windows(x.place, tile), window_of(tile) ** 2
+        kernel = self.const(kernel_of(weights, tile))
+        inputs, _, outputs = transforms(tile)
         to_products, to_outputs = self.const(inputs.numpy()), self.const(outputs.numpy())
         pieces = []
         for part in parts(windows.shape[1]):
-            seen = self.reshape(self.gather(x, windows[:, part]), (WINDOW**2, -1))
+            seen = self.reshape(self.gather(x, windows[:, part]), (num_products, -1))
             size = len(windows[0, part])
-            seen = self.reshape(self.op("MatMul", to_products, seen), (WINDOW**2, size, x.num_channels))
-            products = self.reshape(self.op("MatMul", seen, kernel), (WINDOW**2, -1))
+            seen = self.reshape(self.op("MatMul", to_products, seen), (num_products, size, x.num_channels))
+            products = self.reshape(self.op("MatMul", seen, kernel), (num_products, -1))
             tiles = self.op("MatMul", to_outputs, products)
-            pieces.append(self.reshape(tiles, (TILE**2 * size * phases, num)))
+            pieces.append(self.reshape(tiles, (tile**2 * size * phases, num)))
         rows = pieces[0]
         if len(pieces) > 1:
             shape = (sum(shape_of(piece)[0] for piece in pieces), num)
             rows = self.op("Concat", *pieces, shape=shape, axis=0)
-        place = tiled((height, width))
+        place = tiled((height, width), tile)
         if phases > 1:
             place = (place[:, None, :, None] * 4 + np.arange(4).reshape(1, 2, 1, 2)).reshape(2 * height, -1)
         return Map(self._biased(rows, bias), place)
@@ -191,7 +194,7 @@ class Layers(Writer):
         if phases is None:
             return None
         x = padded(self.as_map(given), (1, 1, 1, 1))
-        return self._winograd(x, phases, constant(node, 2))
+        return self._winograd(x, phases, constant(node, 2), tile=tile_of(inner(x)) or TILES[-1])
 
     def _biased(self, rows: ir.Value, bias: Array | None) -> ir.Value:
         if bias is None or not bias.any():

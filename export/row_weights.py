@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from d2r_fast.export import places
-from d2r_fast.export.winograd import KERNEL, TILE, WINDOW
+from d2r_fast.export.winograd import KERNEL, window_of
 
 PHASES = 4
 """Kernels that a transposed convolution and its blur become."""
@@ -37,23 +37,20 @@ class RowWeights(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is torch.ops.aten.convolution.default:
             given, weight, _, stride, _, dilation, transposed, _, groups = args
             if tuple(weight.shape[2:]) == (KERNEL, KERNEL) and {*dilation, groups} == {1}:
-                num_tiles = _num_tiles(given if transposed else result)
-                num_kernels = _num_kernels(weight, num_tiles, stride=set(stride), transposed=transposed)
-                if num_kernels:
-                    num_numbers = num_kernels * WINDOW**2 - KERNEL**2
-                    self.num_weights += num_numbers * math.prod(weight.shape[:2])
-                    self.num_places += num_tiles * WINDOW**2
+                size = tuple((given if transposed else result).shape[2:])
+                self._count(size, weight, stride=set(stride), transposed=transposed)
         return result
 
-
-def _num_tiles(x: torch.Tensor) -> int:
-    return math.prod(-(-side // TILE) for side in x.shape[2:])
-
-
-def _num_kernels(weight: torch.Tensor, num_tiles: int, *, stride: set[int], transposed: bool) -> int:
-    """Winograd's kernels that a 3x3 convolution becomes; 0 where it stays direct."""
-    num_channels = min(weight.shape[:2])
-    if transposed:
-        return PHASES if stride == {2} and num_channels >= places.LEAST_CHANNELS // 2 else 0
-    wide = num_channels >= places.LEAST_CHANNELS and num_tiles >= places.LEAST_TILES
-    return int(stride == {1} and wide)
+    def _count(self, size: tuple[int, ...], weight: torch.Tensor, *, stride: set[int], transposed: bool) -> None:
+        """A 3x3 convolution that gives, or a transposed one that takes, a map of this size."""
+        tile, num_channels = places.tile_of(size), min(weight.shape[:2])
+        if transposed:
+            tile = tile or places.TILES[-1]
+            num_kernels = PHASES if stride == {2} and num_channels >= places.LEAST_CHANNELS // 2 else 0
+        else:
+            num_kernels = int(stride == {1} and num_channels >= places.LEAST_CHANNELS)
+        if tile is None or num_kernels == 0:
+            return
+        num_products = window_of(tile) ** 2
+        self.num_weights += (num_kernels * num_products - KERNEL**2) * math.prod(weight.shape[:2])
+        self.num_places += math.prod(-(-side // tile) for side in size) * num_products

@@ -16,10 +16,10 @@ from onnxscript import ir
 
 from d2r_fast.export import places
 from d2r_fast.export.node import constant, float_of, int_of, ints, shape_of, str_of, value_of
-from d2r_fast.export.places import FEW_CHANNELS, MEAN_STEP, ZERO, Map, is_range, thinned
+from d2r_fast.export.places import FEW_CHANNELS, MEAN_STEP, TILES, ZERO, Map, is_range, thinned
 from d2r_fast.export.row_layers import Layers
 from d2r_fast.export.simplify import simplify
-from d2r_fast.export.winograd import KERNEL, TILE
+from d2r_fast.export.winograd import KERNEL
 
 UNARY = frozenset({"Abs", "LeakyRelu", "Neg", "Relu", "Sigmoid", "Sqrt", "Tanh"})
 BINARY = frozenset({"Add", "Div", "Mul", "Pow", "Sub"})
@@ -56,7 +56,7 @@ def _is_wide(node: ir.Node) -> bool:
 
 def _is_worth(shape: tuple[int, ...]) -> bool:
     """Whether a map of this shape had better be rows."""
-    return shape[1] >= places.LEAST_CHANNELS and min(shape[2:]) >= TILE
+    return shape[1] >= places.LEAST_CHANNELS and min(shape[2:]) >= TILES[0]
 
 
 def _decide_batch(model: ir.Model) -> None:

@@ -69,9 +69,10 @@ def test_the_decoder_in_half_precision_looks_codes_up_in_float32(tmp_path: Path,
     assert relative(run(path, inputs), wanted) < 5e-3
     model = onnx.shape_inference.infer_shapes(onnx.load(path))
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
-    (argmin,) = [node for node in model.graph.node if node.op_type == "ArgMin"]
+    searches = [node for node in model.graph.node if node.op_type in ("ArgMin", "ReduceMin")]
     (codes,) = [value for value in model.graph.initializer if tuple(value.dims) == (64, 3)]
-    assert types[argmin.input[0]] == codes.data_type == onnx.TensorProto.FLOAT
+    assert len(searches) == 3
+    assert {types[node.input[0]] for node in searches} == {codes.data_type} == {onnx.TensorProto.FLOAT}
     assert onnx.TensorProto.FLOAT16 in types.values()
 
 
@@ -94,7 +95,17 @@ def test_the_nearest_code_is_the_nearest() -> None:
 
 def test_the_first_of_equal_codes_is_taken() -> None:
     codes = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]])
-    assert Quantiser(codes).nearest(torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)).item() == 1
+    latents = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
+    assert Quantiser(codes).nearest(latents).item() == 1
+    assert Quantiser(codes.repeat(96, 1)).nearest(latents).item() == 1, "in every group of codes"
+
+
+@pytest.mark.parametrize("num_codes", [1, 37, 100, 129, 384])
+def test_any_number_of_codes_is_searched(num_codes: int) -> None:
+    codes, latents = tensor(num_codes, 3, key=1), tensor(2, 3, 4, 5, key=2)
+    pixels = latents.permute(0, 2, 3, 1).reshape(-1, 3)
+    wanted = torch.cdist(pixels.double(), codes.double()).argmin(1)
+    assert torch.equal(Quantiser(codes).nearest(latents).flatten(), wanted)
 
 
 def test_pixels_that_need_no_resizing_come_back(method: DdimInversion) -> None:

@@ -167,12 +167,15 @@ def check_weights(plain: TorchExportable, network: TorchExportable, folder: Path
     assert foreseen[1] - foreseen[0] == 4 * rows.num_weights + 8 * rows.num_places > 0
 
 
+OWN = ([36, 36], [16, 36], [16, 16], [4, 16])
+
+
 def num_numbers(path: Path) -> int:
-    """float32 of a graph, without Winograd's own two maps, which are two whatever the network."""
+    """float32 of a graph, without Winograd's own maps, which are as many whatever the network."""
     tensors = [
         tensor for tensor in onnx.load(path).graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT
     ]
-    return sum(math.prod(tensor.dims) for tensor in tensors if list(tensor.dims) not in ([36, 36], [16, 36]))
+    return sum(math.prod(tensor.dims) for tensor in tensors if list(tensor.dims) not in OWN)
 
 
 def by_openvino(path: Path, x: Tensor) -> Tensor:
@@ -191,9 +194,16 @@ def test_rows_are_for_cpus_in_float32(device: str, precision: str) -> None:
     assert replace(network, wide=False).on("cpu", "fp32").in_rows is False
 
 
-def test_the_tiles_of_a_map_have_a_row_each() -> None:
+@pytest.mark.parametrize("tile", places.TILES)
+def test_the_tiles_of_a_map_have_a_row_each(tile: int) -> None:
     for size in ((4, 4), (8, 20), (28, 28)):
-        place = places.tiled(size)
+        place = places.tiled(size, tile)
         assert sorted(place.ravel()) == list(range(size[0] * size[1]))
-    assert places.tiled((7, 5)).shape == (7, 5)
-    assert len(set(places.tiled((7, 5)).ravel())) == 35
+    assert places.tiled((7, 5), tile).shape == (7, 5)
+    assert len(set(places.tiled((7, 5), tile).ravel())) == 35
+
+
+def test_a_map_of_few_tiles_has_smaller_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "LEAST_TILES", 32)
+    sizes = {(28, 28): 4, (24, 22): 4, (20, 20): 2, (16, 16): 2, (8, 8): None}
+    assert {size: places.tile_of(size) for size in sizes} == sizes

@@ -1,7 +1,12 @@
 """The nearest entry of a code book."""
 
+import math
+
 import torch
 from torch import Tensor, nn
+
+GROUP = 128
+"""Codes that are looked at again; where their number has no such divisor, its common one."""
 
 
 class Quantiser(nn.Module):
@@ -24,15 +29,29 @@ class Quantiser(nn.Module):
         return self.look_up(self.nearest(latents)).to(latents.dtype)
 
     def nearest(self, latents: Tensor) -> Tensor:
-        """Numbers of the codes, (N,h,w) int64."""
-        pixels, codes = latents.flatten(2).float(), self.get_buffer("codes").float()
-        distances = torch.zeros((), device=pixels.device)
-        for channel in range(latents.shape[1]):
-            difference = pixels[:, channel, :, None] - codes[:, channel]
-            distances = distances + difference * difference
-        indices: Tensor = distances.argmin(dim=-1).unflatten(1, latents.shape[2:])  # type: ignore[no-untyped-call]
-        return indices
+        """Numbers of the codes, (N,h,w) int64.
+
+        First the group of codes that has the nearest, then which of them it is: runtimes find where a row is least three
+        times more slowly than how small it gets.
+        """
+        pixels, codes = latents.flatten(2).transpose(1, 2).float(), self.get_buffer("codes").float()
+        size = math.gcd(len(codes), GROUP)
+        groups = codes.view(-1, size, codes.shape[1])
+        distances = _squared_distances(pixels, codes).view(*pixels.shape[:2], -1, size)
+        best = distances.amin(3).argmin(2)
+        inside = _squared_distances(pixels, groups[best]).argmin(2)
+        return (best * size + inside).view(latents.shape[0], *latents.shape[2:])
 
     def look_up(self, indices: Tensor) -> Tensor:
         """Codes of these numbers: (N,h,w) int64 -> (N,C,h,w)."""
         return torch.nn.functional.embedding(indices, self.get_buffer("codes")).permute(0, 3, 1, 2)
+
+
+def _squared_distances(pixels: Tensor, codes: Tensor) -> Tensor:
+    """(N,P,C) and (K,C) or (N,P,K,C) -> (N,P,K)."""
+    distances = torch.zeros((), device=pixels.device)
+    for channel in range(pixels.shape[2]):
+        difference = pixels[:, :, None, channel] - codes[..., channel]
+        distances = distances + difference * difference
+    return distances
+
