@@ -1,10 +1,11 @@
-"""Two domains of the same head: plain renders, and photographs by a cheap camera. Nobody is in both.
+"""Domains of the same head: plain renders, photographs by a cheap camera, and snapshots. Nobody is in two.
 
     render_domain("photographs", head_file, out, identities=range(100), images_per_identity=10)
 
 A render is the miniature world as it is drawn everywhere here. A photograph shows skin with pores, blotches and a
 shine, under a flash near the lens, through `sensor.photograph`. Who somebody is (shape, skin colour, eyes, hair,
-brows) and what they do (pose, expression) come from the same draws in both. Pictures are crops of 112 pixels by the
+brows) and what they do (pose, expression) come from the same draws in all. A snapshot is a photograph with the shadows
+that a head casts on itself, before a room and not before a gradient. Pictures are crops of 112 pixels by the
 landmarks, as recognisers take them, at fewer pixels: 64 resized to 112 is aligned for a recogniser.
 """
 
@@ -17,9 +18,10 @@ import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
 from d2r_fast.bench.miniature.camera import Framing
+from d2r_fast.bench.miniature.clutter import clutter
 from d2r_fast.bench.miniature.head import Head, open_head
 from d2r_fast.bench.miniature.paint import Paint, Regions, paint
-from d2r_fast.bench.miniature.render import BATCH, draw_batch, write_picture
+from d2r_fast.bench.miniature.render import BATCH, SUPERSAMPLING, draw_batch, write_picture
 from d2r_fast.bench.miniature.sensor import photograph
 from d2r_fast.bench.miniature.world import Person, Shot, cast, stage
 from d2r_fast.engine.console import Meter
@@ -27,7 +29,7 @@ from d2r_fast.engine.device import find_device
 from d2r_fast.kernels.noise import identity_key
 from d2r_fast.recognition.iresnet import IMAGE_SIZE
 
-Domain = Literal["renders", "photographs"]
+Domain = Literal["renders", "photographs", "snapshots"]
 SIDE = 64
 SHINE = 1.3
 """Gloss of a photographed skin over that of a rendered one."""
@@ -85,7 +87,14 @@ def draw(
         light = _pixels(draw_batch(head, people, shots, size, framing=framing), side)
         return (light.clamp(0, 1).sqrt() * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).cpu()
     flashed = [flash(shot) for shot in shots]
-    light = _pixels(draw_batch(head, people, flashed, size, framing=framing, painter=paint_skin), side)
+    shadows, behind = domain == "snapshots", None
+    if shadows:
+        samples = size * SUPERSAMPLING
+        behind = torch.stack([clutter(seed, *picture, samples, head.device) for picture in pictures])
+    drawn = draw_batch(
+        head, people, flashed, size, framing=framing, painter=paint_skin, shadows=shadows, behind=behind
+    )
+    light = _pixels(drawn, side)
     keys = [[identity_key(seed, f"sensor {identity}"), image] for identity, image in pictures]
     return photograph(light, torch.tensor(keys)).cpu()
 

@@ -18,6 +18,7 @@ from d2r_fast.bench.miniature.head import Head, open_head
 from d2r_fast.bench.miniature.light import backdrop, shade
 from d2r_fast.bench.miniature.paint import Paint, Regions, dress, find_regions, paint
 from d2r_fast.bench.miniature.rasteriser import rasterise
+from d2r_fast.bench.miniature.shadow import lit
 from d2r_fast.bench.miniature.world import Person, Shot, cast, stage
 from d2r_fast.engine.console import Meter, say
 from d2r_fast.engine.device import find_device
@@ -79,12 +80,14 @@ def render_batch(
 
 def draw_batch(
     head: Head, people: Sequence[Person], shots: Sequence[Shot], size: int, *, framing: Framing = "aligned",
-    painter: Painter = paint,
+    painter: Painter = paint, shadows: bool = False, behind: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """Linear light float32 (N, 2 size, 2 size, 3), two samples per pixel along each side, before any camera.
 
     Args:
         painter: gives a person their colours and gloss.
+        shadows: whether heads cast shadows on themselves.
+        behind: linear light of that shape, before which they stand; the shots' gradients if None.
 
     Raises:
         ValueError, UserError: as `render_batch`.
@@ -92,15 +95,18 @@ def draw_batch(
     paints = {person: painter(find_regions(head), person) for person in dict.fromkeys(people)}
     pairs = list(zip(people, shots, strict=True))
     side = size * SUPERSAMPLING
-    meshes = [_mesh(head, person, paints[person], shot, framing, size) for person, shot in pairs]
+    meshes = [
+        _mesh(head, person, paints[person], shot, framing, size, shadows=shadows) for person, shot in pairs
+    ]
     points, colours = (torch.stack(tensors) for tensors in zip(*meshes, strict=True))
     raster = rasterise(points, head.triangles, colours, height=side, width=side)
-    behind = torch.stack([backdrop(shot, side, head.device) for shot in shots])
+    if behind is None:
+        behind = torch.stack([backdrop(shot, side, head.device) for shot in shots])
     return torch.where(raster.triangle[..., None] >= 0, raster.values, behind)
 
 
 def _mesh(
-    head: Head, person: Person, painted: Paint, shot: Shot, framing: Framing, size: int
+    head: Head, person: Person, painted: Paint, shot: Shot, framing: Framing, size: int, *, shadows: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Points (V, 3) in samples, with nearness, and linear colours (V, 3) of one picture.
 
@@ -109,10 +115,12 @@ def _mesh(
     bare = head.shape(person.coefficients, dict(shot.expressions))
     vertices = bare + painted.lift
     colour = dress(painted.colour, find_regions(head), shot)
-    colour = shade(colour, painted.gloss, pose(head.normals(vertices), shot), shot)
+    posed = pose(vertices, shot)
+    reaching = lit(posed, head.triangles, shot.light) if shadows else None
+    colour = shade(colour, painted.gloss, pose(head.normals(vertices), shot), shot, lit=reaching)
     landmarks = project(pose(head.five_points(bare), shot), shot)[:, :2]
     matrix = frame(landmarks, shot, framing=framing, size=size)
-    points = project(pose(vertices, shot), shot)
+    points = project(posed, shot)
     (a, b, left), (c, d, top) = matrix.tolist()
     x, y, near = points.unbind(1)
     x, y = a * x + b * y + left, c * x + d * y + top

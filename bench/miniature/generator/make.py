@@ -57,7 +57,7 @@ def make(recipe: MiniatureRecipe, facekit: Path, out: Path, *, device: str = "cp
 def train_recogniser(recipe: MiniatureRecipe, facekit: Path, out: Path, *, device: str) -> None:
     """IR-18 with AdaFace on photographs of people whom nothing else is made from."""
     render_domain(
-        "photographs", facekit, out / "people",
+        "snapshots", facekit, out / "people",
         identities=range(RECOGNISER, RECOGNISER + recipe.recogniser_identities),
         images_per_identity=recipe.recogniser_images, side=IMAGE_SIZE, seed=recipe.seed, device=device,
     )  # fmt: skip

@@ -50,16 +50,16 @@ def draw_pictures(recipe: MiniatureRecipe, facekit: Path, folder: Path, *, devic
     missing = [(path, people) for path, people in blocks if not path.exists()]
     if missing:
         head = open_head(facekit).to(find_device(device))
-        with Meter("photographs", total=sum(len(people) for _, people in missing) * recipe.images) as meter:
+        with Meter("snapshots", total=sum(len(people) for _, people in missing) * recipe.images) as meter:
             for path, people in missing:
                 wanted = [(person, image) for person in people for image in range(recipe.images)]
                 parts = [wanted[first : first + BATCH] for first in range(0, len(wanted), BATCH)]
                 whole, crops = [], []
                 for part in parts:
                     whole.append(
-                        draw("photographs", head, part, seed=recipe.seed, side=recipe.side, framing="photo")
+                        draw("snapshots", head, part, seed=recipe.seed, side=recipe.side, framing="photo")
                     )
-                    crops.append(draw("photographs", head, part, seed=recipe.seed, side=IMAGE_SIZE))
+                    crops.append(draw("snapshots", head, part, seed=recipe.seed, side=IMAGE_SIZE))
                     meter.advance(len(part))
                 write_block(path, torch.cat(whole), torch.cat(crops), [person for person, _ in wanted])
     found = [np.load(path) for path, _ in blocks]
