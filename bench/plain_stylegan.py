@@ -68,7 +68,9 @@ class PlaneFilter(nn.Module):
         num_images, num_channels, height, width = x.shape
         before, after = self._pad
         y = x.reshape(-1, height, 1, width, 1)
-        y = F.pad(y, [0, self._up - 1, 0, 0, 0, self._up - 1]).reshape(-1, 1, height * self._up, width * self._up)
+        y = F.pad(y, [0, self._up - 1, 0, 0, 0, self._up - 1]).reshape(
+            -1, 1, height * self._up, width * self._up
+        )
         y = F.conv2d(F.pad(y, [before, after, before, after]), self.kernel)
         return y.view(num_images, num_channels, *y.shape[2:])
 

@@ -34,8 +34,7 @@ class PlainTranslation:
         self._method, self._files, self._out, self._device = method, files, out, device
         compute_exactly(device)
         self.networks: dict[str, Run] = {
-            network.name: EagerNetwork(network, device, publish=publish)
-            for network in method.networks(size)
+            network.name: EagerNetwork(network, device, publish=publish) for network in method.networks(size)
         }
 
     @torch.inference_mode()
@@ -62,4 +61,3 @@ class EagerNetwork:
         found = self.module(*(inputs[port.name] for port in self._inputs))
         outputs = found if isinstance(found, tuple) else (found,)
         return {port.name: output for port, output in zip(self._outputs, outputs, strict=True)}
-

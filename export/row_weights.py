@@ -41,7 +41,9 @@ class RowWeights(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._count(size, weight, stride=set(stride), transposed=transposed)
         return result
 
-    def _count(self, size: tuple[int, ...], weight: torch.Tensor, *, stride: set[int], transposed: bool) -> None:
+    def _count(
+        self, size: tuple[int, ...], weight: torch.Tensor, *, stride: set[int], transposed: bool
+    ) -> None:
         """A 3x3 convolution that gives, or a transposed one that takes, a map of this size."""
         tile, num_channels = places.tile_of(size), min(weight.shape[:2])
         if transposed:

@@ -17,8 +17,8 @@ BIAS = 0.45
 SOFT = 3
 """Places along each side that are averaged."""
 FAR = 2000.0
-"""Added to how near points are to the light, cm: the rasteriser takes what is positive, and of far points it interpolates
-as without perspective."""
+"""Added to how near points are to the light, cm: the rasteriser takes what is positive, and interpolates between far
+points as without perspective."""
 
 
 def lit(points: torch.Tensor, triangles: torch.Tensor, light: tuple[float, float, float]) -> torch.Tensor:

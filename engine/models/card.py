@@ -2,6 +2,7 @@
 
     {"kind": "random", "size": "mini", "seed": 0, "licence": "...", "files": {path: {"sha256", "bytes"}}}
     {"kind": "released", "files": {path: {"repo", "revision", "sha256", "bytes", "licence"}}}
+    {"kind": "miniature", "recipe": {...}, "files": {path: {"sha256", "bytes", "licence"}}}
 
 A folder put together by hand has none, and serves all the same.
 """
@@ -14,6 +15,8 @@ from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.files import write_atomic
 
 CARD = "models.json"
+KINDS = ("random", "released", "miniature")
+"""Untrained, downloaded, and what this package trained and carries."""
 RANDOM_LICENCE = "none needed: random numbers, trained on nothing"
 
 
@@ -57,4 +60,4 @@ def _is_card(document: Any) -> bool:
     files = document.get("files") if isinstance(document, dict) else None
     entries = list(files.values()) if isinstance(files, dict) else [None]
     listed = all(isinstance(entry, dict) and {"sha256", "bytes"} <= entry.keys() for entry in entries)
-    return listed and document.get("kind") in ("random", "released")
+    return listed and document.get("kind") in KINDS

@@ -165,7 +165,7 @@ def _origin(card: dict[str, Any] | None) -> str:
         return "put together by hand: no models.json"
     if card["kind"] == "random":
         return f"random weights, untrained: size {card.get('size')}, seed {card.get('seed')}"
-    return "released weights"
+    return {"released": "released weights", "miniature": "the trained miniature"}[card["kind"]]
 
 
 def render(report: Report) -> str:

@@ -11,6 +11,8 @@ from d2r_fast.export.detector import SCRFD_10G, SCRFD_MINI, Shape
 from d2r_fast.recognition.iresnet import DEPTHS, WIDTHS
 
 Size = Literal["mini", "full"]
+VOCABULARY = 49408
+"""CLIP's words."""
 DIFFUSERS_VERSION = "0.29.2"  # the version that Arc2Face pins
 
 # Exactly the keys of Stable Diffusion 1.5's file. It has neither timestep_spacing nor prediction_type, and
@@ -114,7 +116,7 @@ def encoder(*, width: int, layers: int, heads: int, id_embedding_dim: int) -> di
         "num_hidden_layers": layers,
         "pad_token_id": 1,
         "projection_dim": width,
-        "vocab_size": 49408,
+        "vocab_size": VOCABULARY,
     }
 
 

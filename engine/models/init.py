@@ -1,16 +1,12 @@
 """`models init`: a model folder of random weights in the real layout, for tests, speed work and export."""
 
-import os
-import re
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from d2r_fast.engine.errors import RunError, UserError
-from d2r_fast.engine.files import Written, sync_folder, temporary, write_atomic
+from d2r_fast.engine.files import Written, write_atomic
+from d2r_fast.engine.models.appearing import appearing_folder
 from d2r_fast.engine.models.card import RANDOM_LICENCE, json_bytes, write_card
 from d2r_fast.engine.models.configs import CONFIGS, SCHEDULER_CONFIG, Configs, Size
 from d2r_fast.engine.models.layout import DETECTOR, ENCODER, LORA, RECOGNISER, SCHEDULER, UNET, VAE, Part
@@ -42,59 +38,12 @@ def init_models(out: Path, *, size: Size, seed: int = 0) -> None:
         UserError: `out` holds files, or cannot be made.
         RunError: the disk is too full.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not an empty folder: give a new one, or delete it first")
     configs = CONFIGS[size]
-    with _appearing_folder(out, needed_bytes=NEEDED_BYTES[size]) as folder:
+    with appearing_folder(out, needed_bytes=NEEDED_BYTES[size]) as folder:
         written = dict(_write_parts(folder, configs, seed))
         files = {file: entry.entry() for file, entry in sorted(written.items())}
         card = {"kind": "random", "size": size, "seed": seed, "licence": RANDOM_LICENCE, "files": files}
         write_card(folder, card)
-
-
-@contextmanager
-def _appearing_folder(out: Path, *, needed_bytes: int) -> Iterator[Path]:
-    """A folder beside `out` that takes its name when the block ends, and is removed if that raises."""
-    folder = temporary(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(out)
-        free = shutil.disk_usage(out.parent).free
-        if free < needed_bytes:
-            raise RunError(
-                f"{out} needs {needed_bytes:,} bytes and its disk has {free:,} free: free some space"
-            )
-        folder.mkdir()
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"{out} cannot be made ({error.strerror}): give a folder you may write to") from error
-    try:
-        yield folder
-        for inner in folder.rglob("*/"):
-            sync_folder(inner)
-        sync_folder(folder)
-        folder.rename(out)
-        sync_folder(out.parent)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def _remove_abandoned(out: Path) -> None:
-    """Delete what killed runs left of this folder; those of a process still running are left alone."""
-    for path in out.parent.iterdir():
-        match = re.fullmatch(rf"\.{re.escape(out.name)}\.(\d+)\.tmp", path.name)
-        if match and not _is_running(int(match[1])):
-            shutil.rmtree(path)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # another user's
-    return True
 
 
 def _write_parts(folder: Path, configs: Configs, seed: int) -> Iterator[tuple[str, Written]]:

@@ -31,8 +31,8 @@ class Quantiser(nn.Module):
     def nearest(self, latents: Tensor) -> Tensor:
         """Numbers of the codes, (N,h,w) int64.
 
-        First the group of codes that has the nearest, then which of them it is: runtimes find where a row is least three
-        times more slowly than how small it gets.
+        First the group of codes that has the nearest, then which of them it is: runtimes find where a row is least
+        three times more slowly than how small it gets.
         """
         pixels, codes = latents.flatten(2).transpose(1, 2).float(), self.get_buffer("codes").float()
         size = math.gcd(len(codes), GROUP)
@@ -54,4 +54,3 @@ def _squared_distances(pixels: Tensor, codes: Tensor) -> Tensor:
         difference = pixels[:, :, None, channel] - codes[..., channel]
         distances = distances + difference * difference
     return distances
-

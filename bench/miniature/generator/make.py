@@ -2,7 +2,8 @@
 
     python -m d2r_fast.bench.miniature.generator.make FACEKIT --out made        # two hours on two cores
 
-What is there already is left alone, and a training that was stopped goes on. `made/models` is a model folder.
+What is there already is left alone, and a training that was stopped goes on. `made/packed` is what the
+package carries, and `made/models` the model folder that `d2r-fast models mini` makes of it.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from d2r_fast.bench.miniature.transfer import Clock
 from d2r_fast.engine.console import say
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.files import make_folder
+from d2r_fast.engine.models.miniature import write_miniature
 from d2r_fast.recognition.embedder import open_embedder
 from d2r_fast.recognition.iresnet import IMAGE_SIZE
 from d2r_fast.recognition.training.config import TrainConfig
@@ -50,7 +52,9 @@ def make(recipe: MiniatureRecipe, facekit: Path, out: Path, *, device: str = "cp
     latents = encode(vae, pictures.whole) * vae.config.scaling_factor
     embeddings = embed(open_embedder(out / "recogniser", device=device), pictures.crops)
     part("denoiser", lambda: train_denoiser(recipe, latents, embeddings, out / "denoiser"))
-    pack(recipe, recogniser=out / "recogniser", vae=vae, denoiser=kept["denoiser"], out=out / "models")
+    pack(recipe, recogniser=out / "recogniser", vae=vae, denoiser=kept["denoiser"], out=out / "packed")
+    if not (out / "models").exists():
+        write_miniature(out / "models", packed=out / "packed")
     return clock.seconds
 
 

@@ -1,4 +1,4 @@
-"""Trained networks as a model folder, with the same files and names as the released ones."""
+"""Trained networks as the package carries them (engine/models/miniature.py)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,22 +8,25 @@ from torch import Tensor
 
 from d2r_fast.bench.miniature.generator.denoiser import Denoiser
 from d2r_fast.bench.miniature.generator.recipe import MiniatureRecipe
-from d2r_fast.engine.files import Written, make_folder, write_atomic
+from d2r_fast.engine.files import Written, make_folder, sha256_file, write_atomic
 from d2r_fast.engine.models.card import json_bytes, write_card
 from d2r_fast.engine.models.configs import SCHEDULER_CONFIG
 from d2r_fast.engine.models.layout import ENCODER, RECOGNISER, SCHEDULER, UNET, VAE, Part
-from d2r_fast.engine.models.safetensors_file import write_safetensors
+from d2r_fast.engine.models.miniature import pack_tensors
 from d2r_fast.engine.models.skeleton import PREFIX
 from d2r_fast.recognition.export_onnx import export_recogniser
+from d2r_fast.recognition.network_file import LoadedNetwork
 
 LICENCE = "MIT: trained on drawings of ICT-FaceKit's head (MIT), by a script of this project"
 
 
-def pack(recipe: MiniatureRecipe, *, recogniser: Path, vae: Any, denoiser: Denoiser, out: Path) -> None:
-    """Write the model folder.
+def pack(
+    recipe: MiniatureRecipe, *, recogniser: Path | LoadedNetwork, vae: Any, denoiser: Denoiser, out: Path
+) -> None:
+    """Write what `write_miniature` makes a model folder of.
 
     Args:
-        recogniser: run folder of a training.
+        recogniser: run folder of a training, or its network.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -40,11 +43,19 @@ def pack(recipe: MiniatureRecipe, *, recogniser: Path, vae: Any, denoiser: Denoi
     for part, config, tensors in parts:
         assert part.config is not None
         written[part.config] = write_atomic(_place(out, part.config), json_bytes(config))
-        written[part.weights[0]] = _write(_place(out, part.weights[0]), tensors, prefix=PREFIX.get(part, ""))
+        arrays = {
+            PREFIX.get(part, "") + name: value.detach().float().numpy() for name, value in tensors.items()
+        }
+        written[part.weights[0]] = pack_tensors(_place(out, part.weights[0]), arrays)
     assert SCHEDULER.config is not None
     written[SCHEDULER.config] = write_atomic(_place(out, SCHEDULER.config), json_bytes(SCHEDULER_CONFIG))
-    export_recogniser(recogniser, _place(out, RECOGNISER.weights[0]))
-    files = {file: {**entry.entry(), "licence": LICENCE} for file, entry in sorted(written.items())}
+    graph = _place(out, RECOGNISER.weights[0])
+    export_recogniser(recogniser, graph)
+    entries = {file: entry.entry() for file, entry in written.items()} | {
+        path.relative_to(out).as_posix(): {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+        for path in (graph, graph.with_suffix(".json"))
+    }
+    files = {file: {**entry, "licence": LICENCE} for file, entry in sorted(entries.items())}
     write_card(out, {"kind": "miniature", "recipe": recipe.model_dump(mode="json"), "files": files})
 
 
@@ -52,8 +63,3 @@ def _place(folder: Path, file: str) -> Path:
     path = folder / file
     make_folder(path.parent)
     return path
-
-
-def _write(path: Path, tensors: Mapping[str, Tensor], *, prefix: str) -> Written:
-    named = {prefix + name: value.detach().float().numpy() for name, value in tensors.items()}
-    return write_safetensors(path, {name: value.shape for name, value in named.items()}, named.__getitem__)

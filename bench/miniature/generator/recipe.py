@@ -33,7 +33,7 @@ class MiniatureRecipe(Frozen):
     vae_steps: Annotated[int, Field(ge=1)] = 5000
     vae_batch_size: Annotated[int, Field(ge=1)] = 8
     vae_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    unet_channels: tuple[int, int, int, int] = (64, 128, 192, 192)
+    unet_channels: tuple[int, int, int, int] = (64, 96, 128, 128)
     context: Annotated[int, Field(ge=16)] = 128
     """Values of a token."""
     encoder_layers: Annotated[int, Field(ge=1)] = 2

@@ -1,0 +1,63 @@
+"""A folder of models that is there complete or not at all."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from d2r_fast.engine.errors import RunError, UserError
+from d2r_fast.engine.files import sync_folder, temporary
+
+
+@contextmanager
+def appearing_folder(out: Path, *, needed_bytes: int) -> Iterator[Path]:
+    """A folder beside `out` that takes its name when the block ends, and is removed if that raises.
+
+    Raises:
+        UserError: `out` holds files, or cannot be made.
+        RunError: the disk is too full.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not an empty folder: give a new one, or delete it first")
+    folder = temporary(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(out)
+        free = shutil.disk_usage(out.parent).free
+        if free < needed_bytes:
+            raise RunError(
+                f"{out} needs {needed_bytes:,} bytes and its disk has {free:,} free: free some space"
+            )
+        folder.mkdir()
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{out} cannot be made ({error.strerror}): give a folder you may write to") from error
+    try:
+        yield folder
+        for inner in folder.rglob("*/"):
+            sync_folder(inner)
+        sync_folder(folder)
+        folder.rename(out)
+        sync_folder(out.parent)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _remove_abandoned(out: Path) -> None:
+    """Delete what killed runs left of this folder; those of a process still running are left alone."""
+    for path in out.parent.iterdir():
+        match = re.fullmatch(rf"\.{re.escape(out.name)}\.(\d+)\.tmp", path.name)
+        if match and not _is_running(int(match[1])):
+            shutil.rmtree(path)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
