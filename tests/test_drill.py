@@ -22,7 +22,7 @@ from d2r_fast.bench.drill.inputs import TRANSLATE, spoil_some
 from d2r_fast.bench.drill.kills import Witness
 from d2r_fast.bench.drill.outcome import Outcome
 from d2r_fast.bench.drill.run import _section
-from d2r_fast.bench.drill.soak import _levels, _rates
+from d2r_fast.bench.drill.soak import _rates, _tenths
 from d2r_fast.bench.drill.yard import picture, state, temporaries, tree
 from d2r_fast.engine.decode import DecodeError, decode
 from d2r_fast.engine.errors import UserError
@@ -160,7 +160,7 @@ def test_a_soak_sees_a_falling_rate_and_a_growing_memory() -> None:
     assert first == pytest.approx(last, rel=0.11)
     first, last = _rates(slower)
     assert last < 0.7 * first
-    early, late = _levels([(float(number), 1000 + 10 * number) for number in range(100)])
+    _, early, *_, late = _tenths([(float(number), 1000 + 10 * number) for number in range(100)])
     assert (early, late) == (pytest.approx(1145, abs=6), pytest.approx(1945, abs=6))
 
 

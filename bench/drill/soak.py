@@ -42,7 +42,7 @@ def soak(yard: Yard, *, seconds: float) -> Outcome:
     ended = run.wait()
     times = _shard_times(out)
     first, last = _rates(times)
-    early_bytes, late_bytes = _levels(memory)
+    _, early_bytes, *_, late_bytes = _tenths(memory)
     drift, rate = late_bytes / early_bytes - 1, last / first
     return Outcome(
         fault=f"a run of {seconds:,.0f} s",
@@ -50,7 +50,8 @@ def soak(yard: Yard, *, seconds: float) -> Outcome:
         f"rate at least {LEAST_RATE:.0%} of the first",
         found=f"memory {drift:+.2%} of {early_bytes / 2**20:.0f} MiB, rate {rate:.0%} of {first:.0f} images/s",
         met=drift <= MOST_DRIFT and rate >= LEAST_RATE and ended.status == 128 + signal.SIGTERM,
-        note=f"{len(times) * IMAGES:,} images in {len(times):,} shards; tenths of the run, after its first shard",
+        note=f"{len(times) * IMAGES:,} images in {len(times):,} shards; tenths of the run, after its first shard; "
+        f"MiB in each: {', '.join(f'{size / 2**20:.1f}' for size in _tenths(memory))}",
     )
 
 
@@ -83,7 +84,6 @@ def _rates(times: list[float]) -> tuple[float, float]:
     return first * IMAGES / tenth, last * IMAGES / tenth
 
 
-def _levels(memory: list[tuple[float, int]]) -> tuple[float, float]:
-    """Median bytes in the second and the last tenth of the looks: the first has what the run loads."""
-    sizes, tenth = [size for _, size in memory], max(len(memory) // 10, 1)
-    return float(np.median(sizes[tenth : 2 * tenth])), float(np.median(sizes[-tenth:]))
+def _tenths(memory: list[tuple[float, int]]) -> list[float]:
+    """Median bytes in each tenth of the looks: the first has what the run loads."""
+    return [float(np.median(sizes)) for sizes in np.array_split([size for _, size in memory], 10)]

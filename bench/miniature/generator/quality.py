@@ -1,0 +1,187 @@
+"""How good the miniature's generator is, on people whom neither it nor its recogniser has seen.
+
+    python -m d2r_fast.bench.miniature.generator.quality FACEKIT made/models --people 60
+
+- found: share of the pictures drawn in which MTCNN finds one face;
+- genuine, impostor: mean cosine of a picture's embedding and the one that it was drawn from, or somebody else's;
+- slerp: cosine to the second of two people less that to the first, at steps along the arc between them;
+- offset: distance to snapshots, as `compare` measures it, of pictures drawn from renders, without and with the offset.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from d2r_fast.bench.miniature.domains import Domain, draw
+from d2r_fast.bench.miniature.generator.pictures import Pixels
+from d2r_fast.bench.miniature.generator.recipe import EVALUATION
+from d2r_fast.bench.miniature.head import Head, open_head
+from d2r_fast.bench.miniature.render import BATCH
+from d2r_fast.engine.accept import judge
+from d2r_fast.engine.align import align
+from d2r_fast.engine.console import say
+from d2r_fast.engine.errors import RunError, UserError
+from d2r_fast.engine.generator import Arc2FaceGenerator
+from d2r_fast.engine.models.layout import RECOGNISER
+from d2r_fast.engine.mtcnn import MTCNN
+from d2r_fast.engine.recogniser import Recogniser
+from d2r_fast.kernels.slerp import slerp
+from d2r_fast.recognition.iresnet import IMAGE_SIZE
+from d2r_fast.translation.compare.features import Space
+from d2r_fast.translation.compare.mmd import squared_mmd
+
+ARC = (0.0, 0.25, 0.5, 0.75, 1.0)
+Embeddings = NDArray[np.float32]
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The networks, and the settings that pictures are drawn with."""
+
+    head: Head
+    generator: Arc2FaceGenerator
+    recogniser: Recogniser
+    detector: MTCNN
+    seed: int
+    steps: int
+    guidance: float
+
+    def shots(self, domain: Domain, people: range, image: int) -> Pixels:
+        """Aligned crops (N, 112, 112, 3), one of each person."""
+        wanted = [(EVALUATION + person, image) for person in people]
+        parts = [wanted[first : first + BATCH] for first in range(0, len(wanted), BATCH)]
+        drawn = [draw(domain, self.head, part, seed=self.seed, side=IMAGE_SIZE) for part in parts]
+        return torch.cat(drawn).numpy()
+
+    def embed(self, crops: Pixels) -> Embeddings:
+        """Unit embeddings (N, D)."""
+        found = self.recogniser(crops)
+        unit: Embeddings = found / np.linalg.norm(found, axis=1, keepdims=True)
+        return unit
+
+    def pictures(self, embeddings: Embeddings, *, offset: torch.Tensor | None = None) -> Pixels:
+        """Drawn from (N, D), picture i by noise of its own that does not depend on the embeddings."""
+        return self.generator(
+            embeddings, num_inference_steps=self.steps, guidance_scale=self.guidance, clip_offset=offset,
+            seed=self.seed,
+        )  # fmt: skip
+
+    def crops(self, pictures: Pixels) -> tuple[Pixels, NDArray[np.bool_]]:
+        """Aligned crops of the pictures that hold one face, and which those are."""
+        images = torch.from_numpy(pictures)
+        faces = self.detector(images)
+        good = np.array([judge(found, finite=True) is None for found in faces])
+        if not good.any():
+            return np.zeros((0, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8), good
+        landmarks = np.stack([found.landmarks[0] for found, fine in zip(faces, good, strict=True) if fine])
+        return align(images[torch.from_numpy(good)], torch.from_numpy(landmarks)).numpy(), good
+
+
+def measure(bench: Bench, *, num_people: int) -> Json:
+    """All of it; RunError where no picture holds a face, so that nothing can be measured."""
+    people = range(num_people)
+    given = bench.embed(bench.shots("snapshots", people, 0))
+    crops, good = bench.crops(bench.pictures(given))
+    if not good.any():
+        raise RunError("no picture drawn holds a face: train the generator for longer")
+    drawn = bench.embed(crops)
+    return {
+        "people": num_people, "steps": bench.steps, "guidance": bench.guidance,
+        "found": float(good.mean()),
+        "drawn": compare(drawn, given[good]),
+        "snapshots": compare(bench.embed(bench.shots("snapshots", people, 1)), given),
+        "slerp": measure_arc(bench, given),
+        "offset": measure_offset(bench, people),
+    }  # fmt: skip
+
+
+def compare(found: Embeddings, given: Embeddings) -> Json:
+    """Mean cosines of rows that belong together, and of those that do not."""
+    cosines = found @ given.T
+    own = np.eye(len(found), dtype=bool)
+    genuine, impostor = float(cosines[own].mean()), float(cosines[~own].mean())
+    return {"genuine": genuine, "impostor": impostor, "apart": genuine - impostor}
+
+
+def measure_arc(bench: Bench, given: Embeddings) -> Json:
+    """Along the arc from each person to the next, by the same noise."""
+    start, end = torch.from_numpy(given), torch.from_numpy(np.roll(given, -1, axis=0))
+    leaning = np.full((len(ARC), len(given)), np.nan)
+    for row, t in enumerate(ARC):
+        crops, good = bench.crops(bench.pictures(slerp(start, end, torch.full((len(given),), t)).numpy()))
+        if len(crops):
+            found = bench.embed(crops)
+            leaning[row, good] = (found * (end.numpy() - start.numpy())[good]).sum(1)
+    whole = ~np.isnan(leaning).any(0)
+    rising = (np.diff(leaning[:, whole], axis=0) > 0).all(0)
+    return {
+        "t": ARC, "leaning": np.nanmean(leaning, axis=1).tolist(), "pairs": int(whole.sum()),
+        "rising_pairs": float(rising.mean()) if whole.any() else None,
+    }  # fmt: skip
+
+
+def measure_offset(bench: Bench, people: range) -> Json:
+    """The offset is made of half of the people, and tried on the other half."""
+    learnt, tried = people[: len(people) // 2], people[len(people) // 2 :]
+    condition = bench.generator.condition
+    means = {
+        domain: condition(bench.embed(bench.shots(domain, learnt, 0))).mean(0)
+        for domain in ("snapshots", "renders")
+    }
+    offset = means["snapshots"] - means["renders"]
+    renders, snapshots = bench.shots("renders", tried, 0), bench.shots("snapshots", tried, 1)
+    given = bench.embed(renders)
+    real = condition(bench.embed(snapshots)).mean(0)
+    contexts = condition(given).mean(0)
+    sets = {"renders": renders} | {
+        name: bench.crops(bench.pictures(given, offset=added))[0]
+        for name, added in (("without", None), ("with", offset))
+    }
+    space = Space.over(renders, snapshots, side=IMAGE_SIZE)
+    return {
+        "context_distance": {
+            "without": float((contexts - real).norm()), "with": float((contexts + offset - real).norm()),
+        },
+        "distance": {
+            name: squared_mmd(space(pictures), space(snapshots)) if len(pictures) > 1 else None
+            for name, pictures in sets.items()
+        },
+    }  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; its last line is JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("facekit", type=Path)
+    parser.add_argument("models", type=Path)
+    parser.add_argument("--people", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(arguments)
+    try:
+        bench = Bench(
+            open_head(given.facekit), Arc2FaceGenerator.from_pretrained(given.models),
+            Recogniser.load(given.models / RECOGNISER.weights[0]), MTCNN(), given.seed, given.steps, given.guidance,
+        )  # fmt: skip
+        found = measure(bench, num_people=given.people)
+    except (UserError, RunError) as error:
+        say(f"quality: {error}")
+        return error.exit_code
+    print(json.dumps({"name": "miniature quality", "models": given.models.name, **found}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

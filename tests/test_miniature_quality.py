@@ -1,0 +1,66 @@
+"""How the miniature's generator is measured, by generators whose quality is known."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from d2r_fast.bench.miniature.domains import draw
+from d2r_fast.bench.miniature.generator import quality
+from d2r_fast.bench.miniature.generator.pictures import Pixels
+from d2r_fast.bench.miniature.generator.quality import Bench, Embeddings, compare, main, measure
+from d2r_fast.bench.miniature.generator.recipe import EVALUATION
+from d2r_fast.bench.miniature.head import Head
+from d2r_fast.engine.mtcnn import MTCNN
+from d2r_fast.engine.recogniser import Recogniser
+
+PEOPLE = 6
+
+
+class Means:
+    """A generator's condition: what it is given."""
+
+    def condition(self, embeddings: Embeddings) -> torch.Tensor:
+        return torch.from_numpy(embeddings)
+
+
+@dataclass(frozen=True)
+class Perfect(Bench):
+    """Draws a snapshot of the person who is nearest to an embedding."""
+
+    def pictures(self, embeddings: Embeddings, *, offset: torch.Tensor | None = None) -> Pixels:
+        known = self.embed(self.shots("snapshots", range(PEOPLE), 0))
+        people = (embeddings @ known.T).argmax(1)
+        wanted = [(EVALUATION + int(person), 2) for person in people]
+        return draw("snapshots", self.head, wanted, seed=0, side=128, framing="photo").numpy()
+
+
+def test_a_generator_that_draws_the_right_people_is_good(head: Head, shared: Path) -> None:
+    recogniser = Recogniser.load(shared / "weights" / "foamliu_MobileFaceNet.onnx")
+    bench: Any = Perfect(head, Means(), recogniser, MTCNN(), 0, 1, 1.0)  # type: ignore[arg-type]
+    found = measure(bench, num_people=PEOPLE)
+    assert found["found"] == 1
+    assert found["drawn"]["apart"] > 0.2
+    assert found["slerp"]["leaning"][0] < -0.2
+    assert found["slerp"]["leaning"][-1] > 0.2
+    assert found["offset"]["distance"]["with"] < found["offset"]["distance"]["renders"]
+
+
+def test_cosines_are_compared_by_who_they_are_of() -> None:
+    rows = np.eye(3, dtype=np.float32)
+    assert compare(rows, rows) == {"genuine": 1.0, "impostor": 0.0, "apart": 1.0}
+    turned = compare(np.roll(rows, 1, axis=0), rows)
+    assert turned["genuine"] == 0
+    assert turned["impostor"] == pytest.approx(0.5)
+
+
+def test_pictures_without_faces_are_said(
+    facekit: Path, mini_models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quality, "BATCH", 2)
+    status = main([str(facekit), str(mini_models), "--people", "2", "--steps", "1"])
+    assert status != 0
+    assert "holds a face" in capsys.readouterr().err
