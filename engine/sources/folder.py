@@ -115,13 +115,13 @@ def scan_identity(folder: str | Path) -> tuple[str, ...]:
     # A broken link is listed, so that reading it fails in the open; a pipe is not, reading it would block.
     names = [
         intern(_check(folder, entry.name))
-        for entry in _entries(Path(folder))
+        for entry in _entries(folder)
         if is_image(entry.name) and (entry.is_symlink() or _holds(entry.is_file))
     ]
     return tuple(sorted(names, key=natural_key))
 
 
-def _entries(folder: Path, option: str = "source", advice: str = LAYOUT) -> list[os.DirEntry[str]]:
+def _entries(folder: str | Path, option: str = "source", advice: str = LAYOUT) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith(".")]
