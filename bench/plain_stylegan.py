@@ -29,11 +29,11 @@ class ScaledWeights(nn.Module):
 
     def __init__(self, conv: ModulatedConv2d) -> None:
         super().__init__()
-        self.modulation, self._scale = conv.modulation, conv._scale
-        self._upsample, self._demodulate = conv._upsample, conv._demodulate
-        settled = conv.settled.transpose(0, 1) if conv._upsample else conv.settled
+        self.modulation, self._scale = conv.modulation, conv.scale
+        self._upsample, self._demodulate = conv.upsample, conv.demodulate
+        settled = conv.settled.transpose(0, 1) if conv.upsample else conv.settled
         self.register_buffer("weight", settled[None].contiguous())
-        self.blur = _plain_blur(conv.blur) if conv._upsample else None
+        self.blur = _plain_blur(conv.blur) if conv.upsample else None
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         num_images, in_channels, height, width = x.shape

@@ -63,9 +63,9 @@ def padded(x: Map, pads: tuple[int, ...]) -> Map:
     return replace(x, place=place)
 
 
-def inner(x: Map) -> tuple[int, int]:
-    """Height and width of what a 3x3 kernel makes of it."""
-    height, width = x.place.shape
+def inner(place: Array) -> tuple[int, int]:
+    """Height and width of what a 3x3 kernel makes of a map."""
+    height, width = place.shape
     return height - KERNEL + 1, width - KERNEL + 1
 
 
@@ -85,18 +85,23 @@ def parts(num_tiles: int) -> list[slice]:
 
 def tile_of(size: tuple[int, ...]) -> int | None:
     """The largest side of which a map has tiles enough; None of too small a map."""
-    return next((tile for tile in TILES if math.prod(_num_tiles(size, tile)) >= LEAST_TILES), None)
+    return next((tile for tile in TILES if num_tiles(size, tile) >= LEAST_TILES), None)
 
 
-def _num_tiles(size: tuple[int, ...], tile: int) -> list[int]:
+def num_tiles(size: tuple[int, ...], tile: int) -> int:
+    return math.prod(_tiles(size, tile))
+
+
+def _tiles(size: tuple[int, ...], tile: int) -> list[int]:
+    """Down and across."""
     return [-(-side // tile) for side in size]
 
 
 def tile_windows(place: Array, tile: int) -> Array:
     """(window's places, tiles), of a map that has its border: which rows stand at each place of each tile's window;
     beyond the map any."""
-    size = [side - KERNEL + 1 for side in place.shape]
-    tiles, window = _num_tiles(tuple(size), tile), window_of(tile)
+    size, window = inner(place), window_of(tile)
+    tiles = _tiles(size, tile)
     beyond = [(0, count * tile - side) for count, side in zip(tiles, size, strict=True)]
     padded = np.pad(place, beyond, mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (window, window))[::tile, ::tile]
@@ -105,7 +110,7 @@ def tile_windows(place: Array, tile: int) -> Array:
 
 def tiled(size: tuple[int, ...], tile: int) -> Array:
     """(H, W): the row of each pixel as `_winograd` leaves them, by part, by place in the tile, by tile."""
-    height, width = _num_tiles(size, tile)
+    height, width = _tiles(size, tile)
     rows = np.empty((tile**2, height * width), np.int64)
     for part in parts(height * width):
         num = part.stop - part.start

@@ -122,7 +122,7 @@ class Layers(Writer):
         bias = constant(node, 2)
         if kernel == (1, 1):
             return self._product(thinned(x, stride[0]), weight, bias)
-        tile = tile_of(inner(x)) if kernel == (KERNEL, KERNEL) and stride == (1, 1) else None
+        tile = tile_of(inner(x.place)) if kernel == (KERNEL, KERNEL) and stride == (1, 1) else None
         if tile is not None:
             return self._winograd(x, weight[None], bias, tile=tile)
         return self._windows_product(x, weight, bias, stride=stride[0])
@@ -151,7 +151,7 @@ class Layers(Writer):
         Of four phases each pixel becomes 2x2.
         """
         phases, num = weights.shape[:2]
-        height, width = inner(x)
+        height, width = inner(x.place)
         windows, num_products = tile_windows(x.place, tile), window_of(tile) ** 2
         kernel = self.const(kernel_of(weights, tile))
         inputs, _, outputs = transforms(tile)
@@ -194,7 +194,7 @@ class Layers(Writer):
         if phases is None:
             return None
         x = padded(self.as_map(given), (1, 1, 1, 1))
-        return self._winograd(x, phases, constant(node, 2), tile=tile_of(inner(x)) or TILES[-1])
+        return self._winograd(x, phases, constant(node, 2), tile=tile_of(inner(x.place)) or TILES[-1])
 
     def _biased(self, rows: ir.Value, bias: Array | None) -> ir.Value:
         if bias is None or not bias.any():

@@ -55,4 +55,4 @@ class RowWeights(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         num_products = window_of(tile) ** 2
         self.num_weights += (num_kernels * num_products - KERNEL**2) * math.prod(weight.shape[:2])
-        self.num_places += math.prod(-(-side // tile) for side in size) * num_products
+        self.num_places += places.num_tiles(size, tile) * num_products

@@ -11,7 +11,7 @@ import torch
 from d2r_fast.bench.miniature.domains import draw
 from d2r_fast.bench.miniature.generator import quality
 from d2r_fast.bench.miniature.generator.pictures import Pixels
-from d2r_fast.bench.miniature.generator.quality import Bench, Embeddings, compare, main, measure
+from d2r_fast.bench.miniature.generator.quality import Embeddings, Trial, compare, main, measure
 from d2r_fast.bench.miniature.generator.recipe import EVALUATION
 from d2r_fast.bench.miniature.head import Head
 from d2r_fast.engine.mtcnn import MTCNN
@@ -28,7 +28,7 @@ class Means:
 
 
 @dataclass(frozen=True)
-class Perfect(Bench):
+class Perfect(Trial):
     """Draws a snapshot of the person who is nearest to an embedding."""
 
     def pictures(self, embeddings: Embeddings, *, offset: torch.Tensor | None = None) -> Pixels:
@@ -40,8 +40,8 @@ class Perfect(Bench):
 
 def test_a_generator_that_draws_the_right_people_is_good(head: Head, shared: Path) -> None:
     recogniser = Recogniser.load(shared / "weights" / "foamliu_MobileFaceNet.onnx")
-    bench: Any = Perfect(head, Means(), recogniser, MTCNN(), 0, 1, 1.0)  # type: ignore[arg-type]
-    found = measure(bench, num_people=PEOPLE)
+    trial: Any = Perfect(head, Means(), recogniser, MTCNN(), 0, 1, 1.0)  # type: ignore[arg-type]
+    found = measure(trial, num_people=PEOPLE)
     assert found["found"] == 1
     assert found["drawn"]["apart"] > 0.2
     assert found["slerp"]["leaning"][0] < -0.2

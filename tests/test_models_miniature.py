@@ -1,4 +1,4 @@
-"""The miniature that the package carries: packed small, written as a model folder."""
+"""The trained miniature: packed small, written as a model folder."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.models.card import read_card
 from d2r_fast.engine.models.check import check_models
 from d2r_fast.engine.models.load import load_decoder, load_text_model, load_unet
-from d2r_fast.engine.models.miniature import SPOKEN, WORDS, write_miniature
+from d2r_fast.engine.models.miniature import SPOKEN, WORDS, unpack_miniature
 from d2r_fast.recognition.backbone import build_backbone
 from d2r_fast.recognition.backbone_config import BackboneConfig
 from d2r_fast.recognition.network_file import LoadedNetwork
@@ -47,7 +47,7 @@ def packed(denoiser: Denoiser, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_what_is_written_is_what_was_trained_to_half_precision(
     packed: Path, denoiser: Denoiser, tmp_path: Path
 ) -> None:
-    write_miniature(tmp_path / "models", packed=packed)
+    unpack_miniature(packed, tmp_path / "models")
     unet = load_unet(tmp_path / "models", device="cpu", dtype=torch.float32)
     for name, value in denoiser.unet.state_dict().items():
         assert torch.equal(unet.state_dict()[name], value.half().float())
@@ -61,8 +61,8 @@ def test_what_is_written_is_what_was_trained_to_half_precision(
     assert load_decoder(tmp_path / "models", device="cpu", dtype=torch.float32).config.scaling_factor == 0.5
 
 
-def test_only_words_that_are_said_are_carried(packed: Path, tmp_path: Path) -> None:
-    write_miniature(tmp_path / "models", packed=packed)
+def test_only_words_that_are_said_are_packed(packed: Path, tmp_path: Path) -> None:
+    unpack_miniature(packed, tmp_path / "models")
     file = "encoder/model.safetensors"
     carried, written = load_file(packed / file)[WORDS], load_file(tmp_path / "models" / file)[WORDS]
     assert carried.shape == (len(SPOKEN), 16)
@@ -74,7 +74,7 @@ def test_only_words_that_are_said_are_carried(packed: Path, tmp_path: Path) -> N
 
 def test_the_folder_is_complete_and_the_same_every_time(packed: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_miniature(tmp_path / name, packed=packed)
+        unpack_miniature(packed, tmp_path / name)
     files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()]
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
     report = check_models(tmp_path / "a")
@@ -87,11 +87,11 @@ def test_the_folder_is_complete_and_the_same_every_time(packed: Path, tmp_path: 
     assert set(card["files"]) == {file.as_posix() for file in files} - {"models.json"}
 
 
-def test_a_full_folder_and_an_installation_without_it_are_said(packed: Path, tmp_path: Path) -> None:
+def test_a_full_folder_and_one_that_holds_no_miniature_are_said(packed: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()
     with pytest.raises(UserError, match="not an empty folder"):
-        write_miniature(tmp_path / "full", packed=packed)
-    with pytest.raises(UserError, match="install d2r-fast again"):
-        write_miniature(tmp_path / "new", packed=tmp_path)
+        unpack_miniature(packed, tmp_path / "full")
+    with pytest.raises(UserError, match=r"has no models\.json"):
+        unpack_miniature(tmp_path, tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -16,7 +16,7 @@ from d2r_fast.engine.files import write_atomic
 
 CARD = "models.json"
 KINDS = ("random", "released", "miniature")
-"""Untrained, downloaded, and what this package trained and carries."""
+"""Untrained, downloaded, and trained here, small."""
 RANDOM_LICENCE = "none needed: random numbers, trained on nothing"
 
 

@@ -152,7 +152,7 @@ def describe_files(
 ) -> tuple[dict[str, dict[str, str]], str]:
     """The networks that a run uses, as name -> {"file", "sha256", "licence"}, and what they are.
 
-    The second value is "random" (untrained), "released" (from `models pull`), "miniature" (from `models mini`) or
+    The second value is "random" (untrained), "released" (from `models pull`), "miniature" (trained here, small) or
     "unlisted" (no models.json).
     `recogniser` is an ONNX file in place of the folder's; its licence is not known here.
 

@@ -1,7 +1,7 @@
 """The trained miniature, small networks of ours, as a model folder.
 
-It lies in `miniature_files/` under the names of a model folder, smaller: tensors in float16, and of the text encoder's
-49,408 words those alone that a prompt says. What is written has the files, names and dtypes of the released models.
+Packed it is a folder of the same names, smaller: tensors in float16, and of the text encoder's 49,408 words those alone
+that a prompt says. What is written has the files, names and dtypes of the released models.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,6 @@ from d2r_fast.engine.models.card import CARD, read_card, write_card
 from d2r_fast.engine.models.configs import VOCABULARY
 from d2r_fast.engine.models.safetensors_file import write_safetensors
 
-PACKED = Path(__file__).parent / "miniature_files"
 WORDS = "text_model.embeddings.token_embedding.weight"
 SPOKEN = sorted({*PROMPT, *EMPTY_PROMPT})
 """Words of any prompt, by number; rows of the packed table."""
@@ -27,18 +26,16 @@ NEEDED_BYTES = 100_000_000
 Arrays = Mapping[str, NDArray[np.floating]]
 
 
-def write_miniature(out: Path, *, packed: Path = PACKED) -> None:
+def unpack_miniature(packed: Path, out: Path) -> None:
     """Write the model folder `out`, which appears complete or not at all; the same bytes every time.
 
     Raises:
-        UserError: `out` holds files or cannot be made, or this installation does not carry the miniature.
+        UserError: `out` holds files or cannot be made, or `packed` is no packed miniature.
         RunError: the disk is too full.
     """
     card = read_card(packed)
     if card is None:
-        raise UserError(
-            f"{packed} has no {CARD}, so this installation lacks the miniature: install d2r-fast again"
-        )
+        raise UserError(f"{packed} has no {CARD}: give a folder that the miniature was packed into")
     with appearing_folder(out, needed_bytes=NEEDED_BYTES) as folder:
         files = {
             file: entry | _unpack(packed / file, folder / file).entry()
@@ -65,7 +62,7 @@ def _as_released(name: str, value: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def pack_tensors(path: Path, tensors: Arrays) -> Written:
-    """Write a network of the miniature as this package carries it: float32 tensors by their released names."""
+    """Write a network of the miniature: float32 tensors by their released names."""
     packed = {name: value[SPOKEN] if name == WORDS else value for name, value in tensors.items()}
     return write_safetensors(
         path, {name: value.shape for name, value in packed.items()},

@@ -110,8 +110,8 @@ class ModulatedConv2d(nn.Module):
         self.modulation = EqualLinear(style_dim, in_channels)
         if upsample:
             self.blur = Blur()
-        self._upsample, self._demodulate = upsample, demodulate
-        self._scale = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.upsample, self.demodulate = upsample, demodulate
+        self.scale = 1 / math.sqrt(in_channels * kernel_size**2)
         self.settle()
 
     def settle(self) -> None:
@@ -120,24 +120,24 @@ class ModulatedConv2d(nn.Module):
         Weights come as the operator takes them: a runtime then finds a constant there, and not a computed one.
         """
         weight = self.weight.detach()[0]
-        settled = weight.transpose(0, 1).contiguous() if self._upsample else weight
+        settled = weight.transpose(0, 1).contiguous() if self.upsample else weight
         self.register_buffer("settled", settled, persistent=False)
-        if self._demodulate:
-            energy = (weight * self._scale).square().sum((2, 3))
+        if self.demodulate:
+            energy = (weight * self.scale).square().sum((2, 3))
             self.register_buffer("energy", energy, persistent=False)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         style = self.modulation(style)
         peak = style.abs().amax(1, keepdim=True).clamp(min=SMALLEST_PEAK)
         style = style / peak
-        y = self._convolve(x * (style * self._scale)[:, :, None, None])
-        if not self._demodulate:
+        y = self._convolve(x * (style * self.scale)[:, :, None, None])
+        if not self.demodulate:
             return y * peak[:, :, None, None]
         length = F.linear(style.square(), self.energy) + (EPSILON**0.5 / peak).square()
         return y * torch.rsqrt(length)[:, :, None, None]
 
     def _convolve(self, x: Tensor) -> Tensor:
-        if not self._upsample:
+        if not self.upsample:
             return F.conv2d(x, self.settled, padding=self.settled.shape[-1] // 2)
         y: Tensor = self.blur(F.conv_transpose2d(x, self.settled, stride=2))
         return y

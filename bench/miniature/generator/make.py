@@ -2,8 +2,8 @@
 
     python -m d2r_fast.bench.miniature.generator.make FACEKIT --out made        # two hours on two cores
 
-What is there already is left alone, and a training that was stopped goes on. `made/packed` is what the
-package carries, and `made/models` the model folder that `d2r-fast models mini` makes of it.
+What is there already is left alone, and a training that was stopped goes on. `made/packed` is the
+result, small, and `made/models` the model folder of it.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from d2r_fast.bench.miniature.transfer import Clock
 from d2r_fast.engine.console import say
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.files import make_folder
-from d2r_fast.engine.models.miniature import write_miniature
+from d2r_fast.engine.models.miniature import unpack_miniature
 from d2r_fast.recognition.embedder import open_embedder
 from d2r_fast.recognition.iresnet import IMAGE_SIZE
 from d2r_fast.recognition.training.config import TrainConfig
@@ -54,7 +54,7 @@ def make(recipe: MiniatureRecipe, facekit: Path, out: Path, *, device: str = "cp
     part("denoiser", lambda: train_denoiser(recipe, latents, embeddings, out / "denoiser"))
     pack(recipe, recogniser=out / "recogniser", vae=vae, denoiser=kept["denoiser"], out=out / "packed")
     if not (out / "models").exists():
-        write_miniature(out / "models", packed=out / "packed")
+        unpack_miniature(out / "packed", out / "models")
     return clock.seconds
 
 

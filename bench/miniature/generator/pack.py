@@ -1,4 +1,4 @@
-"""Trained networks as the package carries them (engine/models/miniature.py)."""
+"""Trained networks, packed small (engine/models/miniature.py)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ LICENCE = "MIT: trained on drawings of ICT-FaceKit's head (MIT), by a script of 
 def pack(
     recipe: MiniatureRecipe, *, recogniser: Path | LoadedNetwork, vae: Any, denoiser: Denoiser, out: Path
 ) -> None:
-    """Write what `write_miniature` makes a model folder of.
+    """Write what `unpack_miniature` makes a model folder of.
 
     Args:
         recogniser: run folder of a training, or its network.

@@ -44,7 +44,7 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Bench:
+class Trial:
     """The networks, and the settings that pictures are drawn with."""
 
     head: Head
@@ -86,21 +86,21 @@ class Bench:
         return align(images[torch.from_numpy(good)], torch.from_numpy(landmarks)).numpy(), good
 
 
-def measure(bench: Bench, *, num_people: int) -> Json:
+def measure(trial: Trial, *, num_people: int) -> Json:
     """All of it; RunError where no picture holds a face, so that nothing can be measured."""
     people = range(num_people)
-    given = bench.embed(bench.shots("snapshots", people, 0))
-    crops, good = bench.crops(bench.pictures(given))
+    given = trial.embed(trial.shots("snapshots", people, 0))
+    crops, good = trial.crops(trial.pictures(given))
     if not good.any():
         raise RunError("no picture drawn holds a face: train the generator for longer")
-    drawn = bench.embed(crops)
+    drawn = trial.embed(crops)
     return {
-        "people": num_people, "steps": bench.steps, "guidance": bench.guidance,
+        "people": num_people, "steps": trial.steps, "guidance": trial.guidance,
         "found": float(good.mean()),
         "drawn": compare(drawn, given[good]),
-        "snapshots": compare(bench.embed(bench.shots("snapshots", people, 1)), given),
-        "slerp": measure_arc(bench, given),
-        "offset": measure_offset(bench, people),
+        "snapshots": compare(trial.embed(trial.shots("snapshots", people, 1)), given),
+        "slerp": measure_arc(trial, given),
+        "offset": measure_offset(trial, people),
     }  # fmt: skip
 
 
@@ -112,14 +112,14 @@ def compare(found: Embeddings, given: Embeddings) -> Json:
     return {"genuine": genuine, "impostor": impostor, "apart": genuine - impostor}
 
 
-def measure_arc(bench: Bench, given: Embeddings) -> Json:
+def measure_arc(trial: Trial, given: Embeddings) -> Json:
     """Along the arc from each person to the next, by the same noise."""
     start, end = torch.from_numpy(given), torch.from_numpy(np.roll(given, -1, axis=0))
     leaning = np.full((len(ARC), len(given)), np.nan)
     for row, t in enumerate(ARC):
-        crops, good = bench.crops(bench.pictures(slerp(start, end, torch.full((len(given),), t)).numpy()))
+        crops, good = trial.crops(trial.pictures(slerp(start, end, torch.full((len(given),), t)).numpy()))
         if len(crops):
-            found = bench.embed(crops)
+            found = trial.embed(crops)
             leaning[row, good] = (found * (end.numpy() - start.numpy())[good]).sum(1)
     whole = ~np.isnan(leaning).any(0)
     rising = (np.diff(leaning[:, whole], axis=0) > 0).all(0)
@@ -129,21 +129,21 @@ def measure_arc(bench: Bench, given: Embeddings) -> Json:
     }  # fmt: skip
 
 
-def measure_offset(bench: Bench, people: range) -> Json:
+def measure_offset(trial: Trial, people: range) -> Json:
     """The offset is made of half of the people, and tried on the other half."""
     learnt, tried = people[: len(people) // 2], people[len(people) // 2 :]
-    condition = bench.generator.condition
+    condition = trial.generator.condition
     means = {
-        domain: condition(bench.embed(bench.shots(domain, learnt, 0))).mean(0)
+        domain: condition(trial.embed(trial.shots(domain, learnt, 0))).mean(0)
         for domain in ("snapshots", "renders")
     }
     offset = means["snapshots"] - means["renders"]
-    renders, snapshots = bench.shots("renders", tried, 0), bench.shots("snapshots", tried, 1)
-    given = bench.embed(renders)
-    real = condition(bench.embed(snapshots)).mean(0)
+    renders, snapshots = trial.shots("renders", tried, 0), trial.shots("snapshots", tried, 1)
+    given = trial.embed(renders)
+    real = condition(trial.embed(snapshots)).mean(0)
     contexts = condition(given).mean(0)
     sets = {"renders": renders} | {
-        name: bench.crops(bench.pictures(given, offset=added))[0]
+        name: trial.crops(trial.pictures(given, offset=added))[0]
         for name, added in (("without", None), ("with", offset))
     }
     space = Space.over(renders, snapshots, side=IMAGE_SIZE)
@@ -171,11 +171,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     try:
-        bench = Bench(
+        trial = Trial(
             open_head(given.facekit), Arc2FaceGenerator.from_pretrained(given.models),
             Recogniser.load(given.models / RECOGNISER.weights[0]), MTCNN(), given.seed, given.steps, given.guidance,
         )  # fmt: skip
-        found = measure(bench, num_people=given.people)
+        found = measure(trial, num_people=given.people)
     except (UserError, RunError) as error:
         say(f"quality: {error}")
         return error.exit_code
