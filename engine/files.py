@@ -12,7 +12,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -73,7 +73,12 @@ class HashingFile(io.BufferedIOBase):
 
 def temporary(path: Path) -> Path:
     """The name under which this process prepares `path`."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return Path(_temporary(path))
+
+
+def _temporary(path: Path) -> str:
+    """As text: a Path would leave its name in Python's table of interned strings, one for each file of a run."""
+    return os.path.join(path.parent, f".{path.name}.{os.getpid()}.tmp")  # noqa: PTH118 (see above)
 
 
 @contextmanager
@@ -86,7 +91,7 @@ def open_atomic(path: Path, *, needed_bytes: int | None = None) -> Iterator[Hash
     """
     if not path.name:
         raise UserError(f"{path} cannot be written: it is a folder: give a file name")
-    temp = temporary(path)
+    temp = _temporary(path)
     with disk_errors(path, needed_bytes=needed_bytes):
         file = _create(temp, path)
         try:
@@ -95,16 +100,17 @@ def open_atomic(path: Path, *, needed_bytes: int | None = None) -> Iterator[Hash
                 yield hashing
                 file.flush()
                 os.fsync(file.fileno())
-            temp.replace(path)
+            os.replace(temp, path)  # noqa: PTH105 (text)
         except BaseException:
-            temp.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(temp)  # noqa: PTH108 (text)
             raise
         sync_folder(path.parent)
 
 
-def _create(temp: Path, path: Path) -> BinaryIO:
+def _create(temp: str, path: Path) -> BinaryIO:
     try:
-        return temp.open("wb")
+        return open(temp, "wb")  # noqa: PTH123 (text; the caller closes it)
     except NotADirectoryError:
         raise UserError(
             f"{path} cannot be written: {path.parent} is no folder: give one that exists"

@@ -96,7 +96,8 @@ class _FolderImages(ImageNames):
         return self._listed
 
     def locate(self, name: str) -> Image:
-        return Image(self._identity, name, Path(self._root, self._identity, name))
+        # Joined first: pathlib interns the parts of what it is given, and would keep every identity's name for good.
+        return Image(self._identity, name, Path(os.path.join(self._root, self._identity, name)))  # noqa: PTH118
 
 
 def scan_root(root: Path, option: str, advice: str) -> tuple[list[str], list[str]]:
