@@ -275,10 +275,8 @@ def test_finish_is_last_and_changes_nothing_twice(tmp_path: Path) -> None:
 
 def test_success_is_written_after_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    replace = Path.replace
-    monkeypatch.setattr(
-        Path, "replace", lambda self, target: seen.append(target.name) or replace(self, target)
-    )
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda path, target: seen.append(target.name) or replace(path, target))
     make_dataset(tmp_path / "out", make_document())
     assert seen[0] == "dataset.json"
     assert seen[-2:] == ["README.md", "_SUCCESS"]

@@ -88,18 +88,18 @@ def test_parquet_can_be_streamed_into_it(tmp_path: Path) -> None:
 def test_everything_is_flushed_before_it_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file before the rename, the folder after it; otherwise a power cut could leave an empty file."""
     calls: list[str] = []
-    fsync, replace = os.fsync, Path.replace
+    fsync, replace = os.fsync, os.replace
 
     def record_fsync(descriptor: int) -> None:
         calls.append(f"fsync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
         fsync(descriptor)
 
-    def record_replace(self: Path, target: Path) -> Path:
+    def record_replace(path: str, target: Path) -> None:
         calls.append(f"rename to {target.name}")
-        return replace(self, target)
+        replace(path, target)
 
     monkeypatch.setattr(os, "fsync", record_fsync)
-    monkeypatch.setattr(Path, "replace", record_replace)
+    monkeypatch.setattr(os, "replace", record_replace)
     write_atomic(tmp_path / "a", b"data")
     assert calls == [f"fsync .a.{os.getpid()}.tmp", "rename to a", f"fsync {tmp_path.name}"]
 

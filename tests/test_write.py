@@ -83,10 +83,8 @@ def test_marker_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     document = make_document()
     folder = folder_for(tmp_path / "a", document)
     seen: list[str] = []
-    replace = Path.replace
-    monkeypatch.setattr(
-        Path, "replace", lambda self, target: seen.append(target.name) or replace(self, target)
-    )
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda path, target: seen.append(target.name) or replace(path, target))
     write(folder, document, 1)
     assert seen == [
         "00001.tar",
