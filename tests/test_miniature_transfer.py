@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ import torch
 from PIL import Image
 
 from d2r_fast.bench.miniature.domains import draw, flash, render_domain
+from d2r_fast.bench.miniature.experiment import settle
 from d2r_fast.bench.miniature.head import Head
 from d2r_fast.bench.miniature.sensor import photograph
-from d2r_fast.bench.miniature.transfer import FIRST, HELD, OWN, TransferExperiment, main, settle
+from d2r_fast.bench.miniature.transfer import FIRST, HELD, OWN, TransferExperiment, main, settings_of
 from d2r_fast.bench.miniature.transfer_page import BEGIN, END, averages, read_latest, render_page
 from d2r_fast.bench.miniature.transfer_results import LEAST_FALL, LEAST_KEPT, measure_distances
 from d2r_fast.bench.miniature.world import stage
@@ -97,15 +99,17 @@ def test_nobody_is_in_two_domains() -> None:
 
 
 def test_a_folder_of_another_experiment_is_refused(tmp_path: Path) -> None:
-    experiment = TransferExperiment(facekit=tmp_path, out=tmp_path / "out")
-    settle(experiment)
-    settle(experiment.model_copy(update={"methods": ("decent",)}))
+    def begin(out: Path, **settings: Any) -> None:
+        settle(out, settings_of(TransferExperiment(facekit=tmp_path, out=out, **settings)))
+
+    begin(tmp_path / "out")
+    begin(tmp_path / "out", methods=("decent",))
     with pytest.raises(UserError, match="holds an experiment with steps 8000"):
-        settle(experiment.model_copy(update={"steps": 5}))
+        begin(tmp_path / "out", steps=5)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
     with pytest.raises(UserError, match="holds other things"):
-        settle(experiment.model_copy(update={"out": tmp_path / "full"}))
+        begin(tmp_path / "full")
 
 
 def test_the_page_says_what_was_measured() -> None:

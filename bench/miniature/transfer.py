@@ -13,8 +13,7 @@ import argparse
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -25,12 +24,12 @@ from pydantic import Field
 
 from d2r_fast.bench.machine import describe_machine, describe_versions, revision
 from d2r_fast.bench.miniature.domains import SIDE, render_domain
+from d2r_fast.bench.miniature.experiment import Clock, settle
 from d2r_fast.bench.miniature.transfer_results import measure_transfer, save
 from d2r_fast.engine.config import Frozen
 from d2r_fast.engine.console import say
 from d2r_fast.engine.device import find_device
 from d2r_fast.engine.errors import RunError, UserError
-from d2r_fast.engine.files import make_folder, write_atomic
 from d2r_fast.recognition.training.config import TrainConfig
 from d2r_fast.recognition.training.train import train
 from d2r_fast.translation.config import TranslateConfig
@@ -44,7 +43,6 @@ OWN, OTHERS = "own-photographs", "other-photographs"
 """Folders: what is learnt from, the renders that are translated; the same people photographed, and other people."""
 FIRST = {RENDERS: 0, PHOTOGRAPHS: 1_000_000, HELD: 2_000_000, OWN: 2_000_000, OTHERS: 3_000_000}
 """First identity of each: nobody is in two, but for those photographed on purpose."""
-SETTINGS, TIMES = "settings.json", "seconds.json"
 
 
 class TransferExperiment(Frozen):
@@ -88,8 +86,8 @@ def transfer(experiment: TransferExperiment) -> dict[str, Any]:
     """
     from d2r_fast.translation.translate import translate
 
-    settle(experiment)
-    clock = Clock(experiment.out / TIMES)
+    settle(experiment.out, settings_of(experiment))
+    clock = Clock("transfer", experiment.out)
     clock("render", lambda: render_all(experiment))
     clock("train recogniser", lambda: train(recogniser_of(experiment)))
     folders = {}
@@ -104,25 +102,6 @@ def transfer(experiment: TransferExperiment) -> dict[str, Any]:
         seed=experiment.seed, device=experiment.device,
     )  # fmt: skip
     return {"settings": settings_of(experiment), "seconds": clock.seconds, **found}
-
-
-def settle(experiment: TransferExperiment) -> None:
-    """Says in `out` what the experiment is, or sees that it says so already.
-
-    Raises:
-        UserError: it is another one's.
-    """
-    make_folder(experiment.out)
-    path, settings = experiment.out / SETTINGS, settings_of(experiment)
-    if not path.exists():
-        if any(experiment.out.iterdir()):
-            raise UserError(f"out {experiment.out} holds other things: give an empty folder or a new one")
-        write_atomic(path, (json.dumps(settings, indent=1) + "\n").encode())
-    held = read_json(path)
-    differing = sorted(name for name in settings if held.get(name) != settings[name])
-    if differing:
-        names = ", ".join(f"{name} {held.get(name)}" for name in differing)
-        raise UserError(f"out {experiment.out} holds an experiment with {names}: give another folder")
 
 
 def settings_of(experiment: TransferExperiment) -> dict[str, Any]:
@@ -205,42 +184,6 @@ def run_of(experiment: TransferExperiment, method: Method, number: int) -> Path:
 def folder_of(experiment: TransferExperiment, method: Method, number: int) -> Path:
     """Where its translations lie."""
     return experiment.out / f"{method}-{number}-translated"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What a file of the experiment's own says.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise UserError(
-            f"{path} is damaged: give another folder, or remove it if it is the experiment that you mean"
-        )
-    return found
-
-
-class Clock:
-    """Runs parts of the experiment and keeps their seconds in a file: over restarts they add up."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.seconds: dict[str, float] = read_json(path) if path.exists() else {}
-
-    def __call__(self, name: str, part: Callable[[], object]) -> None:
-        say(f"transfer: {name}")
-        started_s = time.monotonic()
-        try:
-            part()
-        finally:
-            took_s = time.monotonic() - started_s
-            if took_s > 0.5:
-                self.seconds[name] = round(self.seconds.get(name, 0.0) + took_s, 1)
-                write_atomic(self._path, json.dumps(self.seconds).encode())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

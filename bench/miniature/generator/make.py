@@ -15,15 +15,14 @@ from typing import Any
 
 from d2r_fast.bench.machine import describe_machine, describe_versions, revision
 from d2r_fast.bench.miniature.domains import render_domain
+from d2r_fast.bench.miniature.experiment import Clock, settle
 from d2r_fast.bench.miniature.generator.autoencoder import encode, train_autoencoder
 from d2r_fast.bench.miniature.generator.denoiser import train_denoiser
 from d2r_fast.bench.miniature.generator.pack import pack
 from d2r_fast.bench.miniature.generator.pictures import draw_pictures, embed
 from d2r_fast.bench.miniature.generator.recipe import RECOGNISER, MiniatureRecipe
-from d2r_fast.bench.miniature.transfer import Clock
 from d2r_fast.engine.console import say
 from d2r_fast.engine.errors import RunError, UserError
-from d2r_fast.engine.files import make_folder
 from d2r_fast.engine.models.miniature import unpack_miniature
 from d2r_fast.recognition.embedder import open_embedder
 from d2r_fast.recognition.iresnet import IMAGE_SIZE
@@ -38,8 +37,8 @@ def make(recipe: MiniatureRecipe, facekit: Path, out: Path, *, device: str = "cp
         UserError: no head there, or `out` holds another recipe's.
         RunError: the disk is full, or a training failed.
     """
-    make_folder(out)
-    clock, kept = Clock(out / "seconds.json"), dict[str, Any]()
+    settle(out, recipe.model_dump(mode="json"))
+    clock, kept = Clock("miniature", out), dict[str, Any]()
 
     def part(name: str, made: Any) -> None:
         clock(name, lambda: kept.update({name: made()}))
