@@ -12,6 +12,7 @@ from tyro.conf import Positional
 
 from d2r_fast.bench.config import SECTIONS, BenchConfig, Section
 from d2r_fast.bench.drill.config import DrillConfig
+from d2r_fast.bench.miniature.reproduce.config import ReproduceConfig
 from d2r_fast.engine.command import Command, Settings
 from d2r_fast.engine.config import (
     PRESETS,
@@ -348,6 +349,16 @@ class Drill(DrillConfig, Command):
         return run_drill(self.settings())
 
 
+class Reproduce(ReproduceConfig, Command):
+    """Ask the papers' question in small: train the same network on renders, on what is made of them and on photographs,
+    and verify each on photographs of others."""
+
+    def run(self) -> int:
+        from d2r_fast.bench.miniature.reproduce.reproduce import reproduce
+
+        return reproduce(self.settings())
+
+
 class Doctor(Command):
     """Say what this machine can run, and why not."""
 
@@ -381,5 +392,6 @@ COMMANDS: dict[str, Any] = {
     "quality": Quality,
     "bench": Bench,
     "drill": Drill,
+    "reproduce": Reproduce,
     "doctor": Doctor,
 }

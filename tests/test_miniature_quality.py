@@ -35,7 +35,7 @@ class Perfect(Trial):
         known = self.embed(self.shots("snapshots", range(PEOPLE), 0))
         people = (embeddings @ known.T).argmax(1)
         wanted = [(EVALUATION + int(person), 2) for person in people]
-        return draw("snapshots", self.head, wanted, seed=0, side=128, framing="photo").numpy()
+        return draw("snapshots", self.head, wanted, seed=0, side=128, framing="portrait").numpy()
 
 
 def test_a_generator_that_draws_the_right_people_is_good(head: Head, shared: Path) -> None:

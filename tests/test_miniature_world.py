@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from d2r_fast.bench.miniature.camera import frame, pose, project
+from d2r_fast.bench.miniature.camera import Framing, frame, pose, project
 from d2r_fast.bench.miniature.head import NAME, NUM_VERTICES, PARTS, Head, open_head
 from d2r_fast.bench.miniature.render import main, render, render_batch
 from d2r_fast.bench.miniature.world import EXPRESSIONS, MAX_WEIGHT, SPREAD, Person, Shot, cast, stage
@@ -82,12 +82,14 @@ def test_an_aligned_crop_has_the_landmarks_on_the_template() -> None:
     assert not torch.allclose(moved, matrix, atol=0.1)
 
 
-def test_a_photograph_has_the_face_where_the_shot_says() -> None:
+@pytest.mark.parametrize(("framing", "height_cm"), [("photo", 36), ("portrait", 27)])
+def test_a_picture_has_the_face_where_the_shot_says(framing: Framing, height_cm: float) -> None:
     shot = replace(stage(0, 0, 0), place=(0.4, 0.6, 1.0))
     points = torch.tensor([[-3.0, 0.0], [3.0, 0.0], [0.0, 3.0], [-2.0, 6.0], [2.0, 6.0]])
-    matrix = frame(points, shot, framing="photo", size=200)
+    matrix = frame(points, shot, framing=framing, size=200)
     middle = (points.double() @ matrix[:, :2].T + matrix[:, 2]).mean(0)
     np.testing.assert_allclose(middle, [79.5, 119.5], atol=1e-6)
+    assert matrix[0, 0] == pytest.approx(200 / height_cm)
 
 
 def arrays() -> dict[str, NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""Every command that the README shows is one that the program takes."""
+"""Every command that the README and the pages of docs/ show is one that the program takes."""
 
 import re
 import shlex
@@ -10,7 +10,10 @@ from d2r_fast.engine.cli import parse
 from d2r_fast.engine.command import Command
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-BLOCKS = re.findall(r"```\n(.*?)```", README.read_text(), flags=re.DOTALL)
+PAGES = (README, *sorted((README.parent / "docs").glob("*.md")))
+BLOCKS = [
+    block for page in PAGES for block in re.findall(r"```\w*\n(.*?)```", page.read_text(), flags=re.DOTALL)
+]
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("d2r-fast")]
 MAKEFILE = (README.parent / "Makefile").read_text()
 
@@ -31,5 +34,6 @@ def test_make_verb_exists(verb: str) -> None:
 
 
 def test_pictures_exist() -> None:
-    for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README.read_text()):
-        assert (README.parent / name).is_file(), name
+    for page in PAGES:
+        for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text()):
+            assert (page.parent / name).is_file(), f"{name} of {page.name}"

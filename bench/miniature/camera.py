@@ -8,11 +8,11 @@ import torch
 from d2r_fast.bench.miniature.world import Shot
 from d2r_fast.engine.align import similarity
 
-Framing = Literal["aligned", "photo"]
-"""A crop by the landmarks as recognisers take it, or a picture with the head somewhere in it."""
+Framing = Literal["aligned", "photo", "portrait"]
+"""A crop by the landmarks as recognisers take it, a picture with the head somewhere in it, or one full of it."""
 
-HEAD_HEIGHT = 36.0
-"""What a photograph of scale 1 shows from top to bottom, cm."""
+HEIGHTS = {"photo": 36.0, "portrait": 27.0}
+"""What a picture of scale 1 shows from top to bottom, cm."""
 
 
 def pose(points: torch.Tensor, shot: Shot) -> torch.Tensor:
@@ -33,14 +33,14 @@ def frame(landmarks: torch.Tensor, shot: Shot, *, framing: Framing, size: int) -
     Args:
         landmarks: (5, 2) projected; an aligned crop puts them on the template of `size`, as well as a similarity
             can, after the shot's jitter has misplaced them.
-        framing: an aligned crop, or a photograph.
+        framing: an aligned crop, or how much of the head is in the picture.
     """
     points = landmarks.double().cpu()
     if framing == "aligned":
         span = math.dist(points[0].tolist(), points[1].tolist())
         return similarity((points + span * torch.tensor(shot.jitter))[None], size)[0]
     across, down, zoom = shot.place
-    scale = zoom * size / HEAD_HEIGHT
+    scale = zoom * size / HEIGHTS[framing]
     middle = points.mean(0)
     return torch.tensor(
         [

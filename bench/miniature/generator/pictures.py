@@ -57,7 +57,7 @@ def draw_pictures(recipe: MiniatureRecipe, facekit: Path, folder: Path, *, devic
                 whole, crops = [], []
                 for part in parts:
                     whole.append(
-                        draw("snapshots", head, part, seed=recipe.seed, side=recipe.side, framing="photo")
+                        draw("snapshots", head, part, seed=recipe.seed, side=recipe.side, framing="portrait")
                     )
                     crops.append(draw("snapshots", head, part, seed=recipe.seed, side=IMAGE_SIZE))
                     meter.advance(len(part))

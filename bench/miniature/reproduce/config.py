@@ -1,0 +1,84 @@
+"""What the experiment is told (`ReproduceConfig`: its fields are the flags of `d2r-fast reproduce`), and how much of
+everything it makes (`Scale`)."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+from tyro.conf import FlagCreatePairsOff
+
+from d2r_fast.engine.config import Frozen
+
+Count = Annotated[int, Field(ge=1)]
+MOST = 100_000
+"""Identities of a kind: their numbers follow each other without meeting."""
+
+
+class Scale(Frozen):
+    """How much is drawn, generated and learnt."""
+
+    identities: Annotated[int, Field(ge=4, le=MOST, multiple_of=4)] = 100
+    """Of every set that a network is trained on."""
+    images: Annotated[int, Field(ge=3, multiple_of=3)] = 12
+    """Of each of them."""
+    latents: Count = 4
+    """Renders of an identity that its generated images are drawn from."""
+    target_identities: Annotated[int, Field(ge=2, le=MOST)] = 100
+    """Photographed people of whom nobody says who they are: for the offset, and for the translation to learn from."""
+    target_images: Count = 4
+    held_identities: Annotated[int, Field(ge=2, le=MOST)] = 100
+    """Photographed people who are verified."""
+    held_images: Annotated[int, Field(ge=2)] = 8
+    pairs: Annotated[int, Field(ge=20, multiple_of=20)] = 3000
+    steps: Count = 10
+    """Sampling steps."""
+    guidance: Annotated[float, Field(ge=0)] = 2.0
+    transfer_steps: Count = 1500
+    """Of the translation's training, by crops of 64 pixels."""
+    epochs: Annotated[int, Field(ge=2)] = 6
+    """Of every recogniser."""
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    """Likewise."""
+    width: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Share of IR-18's channels that they have."""
+    seeds: Annotated[int, Field(ge=1, le=10)] = 3
+    """Networks that are trained on each set."""
+
+
+FULL = Scale()
+QUICK = Scale(
+    identities=40, images=6, latents=3, target_identities=30, target_images=3, held_identities=40, held_images=6,
+    pairs=1000, steps=8, transfer_steps=100, epochs=6, seeds=1,
+)  # fmt: skip
+"""Small enough for every change to the code: whether the direction is right, not how far it goes."""
+
+
+class ReproduceConfig(Frozen):
+    """One run of the experiment."""
+
+    miniature: FlagCreatePairsOff[bool] = False
+    """In the miniature world, in less than an hour on a CPU. At full size the same is done by generate, translate,
+    train and evaluate, one after the other."""
+    facekit: Path
+    """The head that people are made of: ICT-FaceKit as .npz, or its folder."""
+    models: Path
+    """Model folder of the miniature."""
+    out: Path = Path("reproduced")
+    """Folder for the sets, the networks, the tables, the plots and the page. A run that was stopped goes on where it
+    was."""
+    quick: FlagCreatePairsOff[bool] = False
+    """A tenth of it: in which direction it goes, in some minutes."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Decides who is drawn, what is generated, and the first of the trainings' seeds."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+    @model_validator(mode="after")
+    def _known_world(self) -> "ReproduceConfig":
+        if not self.miniature:
+            raise ValueError("give --miniature: it is the one world that is drawn here")
+        return self
+
+    @property
+    def scale(self) -> Scale:
+        return QUICK if self.quick else FULL
