@@ -112,7 +112,8 @@ class CodeFormerNetwork(nn.Module):
         Without a w there are no fuse blocks; their features may then be missing.
         """
         book = self.quantize["embedding"](codes).transpose(1, 2).unflatten(2, (self.grid, self.grid))
-        x = restyle(book.float(), mean.float(), deviation.float()).to(book.dtype)
+        # Laid out anew: as a view, of two pictures and more, torch's group norm would sum in another order on a CPU.
+        x = restyle(book.float(), mean.float(), deviation.float()).to(book.dtype).contiguous()
         for at, block in enumerate(self.generator.blocks):
             x = block(x)
             side = self._joints.get(at, 0)

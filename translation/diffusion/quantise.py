@@ -44,7 +44,10 @@ class Quantiser(nn.Module):
 
     def look_up(self, indices: Tensor) -> Tensor:
         """Codes of these numbers: (N,h,w) int64 -> (N,C,h,w)."""
-        return torch.nn.functional.embedding(indices, self.get_buffer("codes")).permute(0, 3, 1, 2)
+        found = torch.nn.functional.embedding(indices, self.get_buffer("codes")).permute(0, 3, 1, 2)
+        return (
+            found.contiguous()
+        )  # as a view, torch's group norms further on would be four times less exact on a CPU
 
 
 def _squared_distances(pixels: Tensor, codes: Tensor) -> Tensor:

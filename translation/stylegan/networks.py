@@ -16,7 +16,8 @@ from d2r_fast.translation.stylegan.generator import Generator, GeneratorShape, l
 
 ENCODER, GENERATOR = "stylegan-encoder", "stylegan-generator"
 PUBLISHED_SIDE = 256
-"""To which e4e's and pSp's programs average the generator's image."""
+"""To which e4e's and pSp's networks average the generator's image unless told not to, as their programs for single
+pictures tell them."""
 
 
 class EncoderGraph(nn.Module):
@@ -52,7 +53,7 @@ def averaged(images: Tensor, side: int) -> Tensor:
 
 
 def output_side(resolution: int, *, wanted: int) -> int:
-    """Side that the generator's image is averaged to: 256 as published, more where the result is to be larger."""
+    """Side that the generator's image is averaged to: 256 as the networks do, more where the result is to be larger."""
     side = min(resolution, PUBLISHED_SIDE)
     while side < min(wanted, resolution):
         side *= 2
