@@ -120,7 +120,16 @@ def dump(document: Json, *, indent: int | None = None) -> str:
 
 
 def read_record(path: Path) -> Json:
-    """A saved document.
+    """A saved benchmark document.
+
+    Raises:
+        UserError: it cannot be read, or is something else.
+    """
+    return read_saved(path, "benchmark document", schema=SCHEMA)
+
+
+def read_saved(path: Path, what: str, *, schema: int, **wanted: str) -> Json:
+    """A document of results that says of itself that it is `what`: of this schema, with these values.
 
     Raises:
         UserError: it cannot be read, or is something else.
@@ -129,10 +138,9 @@ def read_record(path: Path) -> Json:
         document = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): delete it or give another folder") from None
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise UserError(
-            f"{path} is no benchmark document of schema {SCHEMA}: delete it or give another folder"
-        )
+    expected = {"schema": schema, **wanted}
+    if not isinstance(document, dict) or any(document.get(name) != value for name, value in expected.items()):
+        raise UserError(f"{path} is no {what} of schema {schema}: delete it or give another folder")
     return document
 
 

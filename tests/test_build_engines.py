@@ -112,11 +112,13 @@ def test_backends_share_one_onnx(make_job: MakeJob) -> None:
     assert (onnx.stat().st_mtime_ns, onnx.stat().st_ino) == written
 
 
+# A processor with bfloat16 takes another hint at its word, and its answers are then refused.
+FP32 = {"INFERENCE_PRECISION_HINT": "f32"}
 CAUSES: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], dict[str, Any]]]] = {
     "weights": ("source tiny.seed", lambda _: {"seed": 1}),
     "exporter": ("exporter onnx", lambda patch: pretend(patch, "onnx", "9.9.9")),
     "backend version": ("backend_version 2", lambda patch: answer(patch, "version", "2099.1")),
-    "flags": ("flags INFERENCE", lambda patch: answer(patch, "flags", {"INFERENCE_PRECISION_HINT": "f16"})),
+    "flags": ("flags LOG_LEVEL", lambda patch: answer(patch, "flags", FP32 | {"LOG_LEVEL": "LOG_NONE"})),
     "target": ("target processor", lambda patch: answer(patch, "target", {"processor": "another"})),
 }
 

@@ -80,6 +80,7 @@ SURFACE = {
         "device", "budget_s", "save",
     },
     "drill": {"quick", "only", "seed", "soak_s", "folder", "save"},
+    "reproduce": {"miniature", "facekit", "out", "models", "quick", "seed", "device"},
     "doctor": set(),
     "train": {
         "config", "recipe", "data", "out", "real", "real_identities", "identities", "identities_seed", "backbone",

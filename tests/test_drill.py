@@ -194,7 +194,7 @@ def test_the_readme_gets_the_latest_table(tmp_path: Path, monkeypatch: pytest.Mo
         f"| a \\| fault | one line | one | {verdict} |" for verdict in ("met", "NOT MET", "not run")
     ]
     (tmp_path / "x-drill-2026-01-03.json").write_text("{}")
-    with pytest.raises(UserError, match="holds no drills"):
+    with pytest.raises(UserError, match="is no drill document"):
         table.main()
 
 

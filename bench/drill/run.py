@@ -149,10 +149,6 @@ def read_drills(path: Path) -> Json:
     Raises:
         UserError: it cannot be read, or is something else.
     """
-    try:
-        document = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): delete it or give another folder") from None
-    if not isinstance(document, dict) or document.get("kind") != KIND or document.get("schema") != SCHEMA:
-        raise UserError(f"{path} holds no drills of schema {SCHEMA}: delete it or give another folder")
-    return document
+    from d2r_fast.bench.record import read_saved
+
+    return read_saved(path, "drill document", schema=SCHEMA, kind=KIND)
