@@ -14,7 +14,7 @@ from d2r_fast.bench.miniature.generator.autoencoder import as_images, compare
 from d2r_fast.bench.miniature.generator.denoiser import Denoiser, kept_signal
 from d2r_fast.bench.miniature.generator.loop import run_steps, share
 from d2r_fast.bench.miniature.generator.recipe import MiniatureRecipe
-from d2r_fast.engine.condition import Conditioner
+from d2r_fast.engine.condition import ID_POSITION, Conditioner
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.models.configs import SCHEDULER_CONFIG
 
@@ -36,6 +36,39 @@ def test_contexts_are_those_that_the_engine_gives_the_unet() -> None:
         found = denoiser.contexts(faces, torch.tensor([False, True, False]))
     torch.testing.assert_close(found[[0, 2]], engine(faces)[[0, 2]], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found[1], engine.unconditional(), rtol=1e-5, atol=1e-5)
+
+
+def test_it_begins_with_contexts_full_of_the_face_and_a_unet_that_does_not_hear_them() -> None:
+    torch.manual_seed(0)
+    denoiser = Denoiser(MiniatureRecipe(side=64, unet_channels=(16, 16, 16, 16))).eval()
+    draws = torch.Generator().manual_seed(1)
+    faces = torch.nn.functional.normalize(torch.randn(32, 128, generator=draws))
+    noised, times = torch.randn(32, 4, 8, 8, generator=draws), torch.full((32,), 500)
+    with torch.inference_mode():
+        contexts = denoiser.contexts(faces, torch.zeros(32, dtype=torch.bool))
+        one, other = denoiser(noised, times, contexts), denoiser(noised, times, contexts.roll(1, 0))
+    share = contexts.var(0).mean(1) / contexts.square().mean((0, 2))
+    assert (share[:ID_POSITION] < 1e-9).all()
+    assert (share[ID_POSITION:] > 0.25).all(), "random ones have a hundredth of it"
+    assert torch.equal(one, other)
+
+
+def test_parameters_learn_at_their_own_pace(tmp_path: Path) -> None:
+    slow, quick = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    network = nn.ModuleDict({"slow": slow, "quick": quick})
+    with torch.no_grad():
+        slow.weight.zero_()
+        quick.weight.zero_()
+
+    def step(number: int) -> Mapping[str, Tensor]:
+        return {"loss": slow.weight.sum() + quick.weight.sum()}
+
+    run_steps(
+        tmp_path / "run", network, step, about={}, num_steps=10, learning_rate=0.1, average=1e-9,
+        pace=lambda name: 0.5 if name.startswith("slow") else 1.0,
+    )  # fmt: skip
+    assert quick.weight.item() < -0.1
+    assert slow.weight.item() == pytest.approx(0.5 * quick.weight.item(), rel=1e-5)
 
 
 def test_equal_pictures_do_not_differ() -> None:

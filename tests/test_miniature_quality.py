@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from d2r_fast.bench.miniature.domains import draw
-from d2r_fast.bench.miniature.generator import quality
 from d2r_fast.bench.miniature.generator.pictures import Pixels
 from d2r_fast.bench.miniature.generator.quality import Embeddings, Trial, compare, main, measure
 from d2r_fast.bench.miniature.generator.recipe import EVALUATION
@@ -58,9 +57,8 @@ def test_cosines_are_compared_by_who_they_are_of() -> None:
 
 
 def test_pictures_without_faces_are_said(
-    facekit: Path, mini_models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    facekit: Path, mini_models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(quality, "BATCH", 2)
     status = main([str(facekit), str(mini_models), "--people", "2", "--steps", "1"])
     assert status != 0
     assert "holds a face" in capsys.readouterr().err

@@ -7,12 +7,16 @@ import torch
 
 from d2r_fast.bench.miniature.world import Shot
 from d2r_fast.engine.align import similarity
+from d2r_fast.recognition.iresnet import IMAGE_SIZE as CROP
 
 Framing = Literal["aligned", "photo", "portrait"]
-"""A crop by the landmarks as recognisers take it, a picture with the head somewhere in it, or one full of it."""
+"""A crop by the landmarks as recognisers take it, a picture with the head somewhere in it, or the crop with a margin
+around it, as a generator of faces draws them."""
 
-HEIGHTS = {"photo": 36.0, "portrait": 27.0}
-"""What a picture of scale 1 shows from top to bottom, cm."""
+PHOTO_CM = 36.0
+"""What a photo of scale 1 shows from top to bottom."""
+PORTRAIT_CROPS = 1.3
+"""A portrait is so many crops wide: a detector's crop, which lies elsewhere by some pixels, is inside."""
 
 
 def pose(points: torch.Tensor, shot: Shot) -> torch.Tensor:
@@ -33,14 +37,17 @@ def frame(landmarks: torch.Tensor, shot: Shot, *, framing: Framing, size: int) -
     Args:
         landmarks: (5, 2) projected; an aligned crop puts them on the template of `size`, as well as a similarity
             can, after the shot's jitter has misplaced them.
-        framing: an aligned crop, or how much of the head is in the picture.
+        framing: an aligned crop, a portrait, or a photo.
     """
     points = landmarks.double().cpu()
-    if framing == "aligned":
+    if framing != "photo":
         span = math.dist(points[0].tolist(), points[1].tolist())
-        return similarity((points + span * torch.tensor(shot.jitter))[None], size)[0]
+        misplaced = (points + span * torch.tensor(shot.jitter))[None]
+        if framing == "aligned":
+            return similarity(misplaced, size)[0]
+        return _widen(similarity(misplaced)[0], size)
     across, down, zoom = shot.place
-    scale = zoom * size / HEIGHTS[framing]
+    scale = zoom * size / PHOTO_CM
     middle = points.mean(0)
     return torch.tensor(
         [
@@ -49,6 +56,13 @@ def frame(landmarks: torch.Tensor, shot: Shot, *, framing: Framing, size: int) -
         ],
         dtype=torch.float64,
     )
+
+
+def _widen(matrix: torch.Tensor, size: int) -> torch.Tensor:
+    """To the pixels of a portrait, from those of the crop of 112 pixels in its middle."""
+    scale = size / (CROP * PORTRAIT_CROPS)
+    shift = (size - 1) / 2 - scale * (CROP - 1) / 2
+    return scale * matrix + torch.tensor([[0, 0, shift], [0, 0, shift]], dtype=torch.float64)
 
 
 def _rotation(shot: Shot) -> torch.Tensor:

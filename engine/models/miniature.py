@@ -19,6 +19,9 @@ from d2r_fast.engine.models.card import CARD, read_card, write_card
 from d2r_fast.engine.models.configs import VOCABULARY
 from d2r_fast.engine.models.safetensors_file import write_safetensors
 
+PACKED, RENDERS, OFFSET = "models", "renders", "offset.safetensors"
+"""What a miniature is kept as, in a folder: the networks, packed; renders of a few people, <identity>/<image>.png, 112
+pixels; and the offset from such renders to photographs, for these networks."""
 WORDS = "text_model.embeddings.token_embedding.weight"
 SPOKEN = sorted({*PROMPT, *EMPTY_PROMPT})
 """Words of any prompt, by number; rows of the packed table."""

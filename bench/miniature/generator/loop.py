@@ -19,29 +19,34 @@ MOST_NORM = 1.0
 """Of the gradient."""
 Step = Callable[[int], Mapping[str, Tensor]]
 """From the step's number, from 0, to losses by name, of which "loss" is minimised."""
+Pace = Callable[[str], float]
 
 
 def run_steps(
     folder: Path, network: nn.Module, step: Step, *, about: Mapping[str, Any], num_steps: int,
-    learning_rate: float, average: float,
+    learning_rate: float, average: float, pace: Pace = lambda name: 1.0,
 ) -> None:  # fmt: skip
     """Train `network` in place, from the folder's checkpoint if it has one; its weights are the mean in the end.
 
     Args:
         folder: of the run, which must be new or of the same `about`.
+        pace: by the name of a parameter, its learning rate over `learning_rate`.
 
     Raises:
         UserError: the folder holds another run.
         RunError: it is in use, the disk is full, or the loss is not a number.
     """
-    optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    optimiser = torch.optim.AdamW(
+        _groups(network, pace), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0
+    )
     means = Average(network, average)
     with RunFolder.open(folder, about) as run:
         begun = _resume(run, network, optimiser, means)
         network.train()
         with Meter(folder.name, total=num_steps, already=begun, unit="steps") as meter:
             for number in range(begun, num_steps):
-                optimiser.param_groups[0]["lr"] = learning_rate * share(number / num_steps)
+                for group in optimiser.param_groups:
+                    group["lr"] = group["pace"] * learning_rate * share(number / num_steps)
                 losses = step(number)
                 optimiser.zero_grad(set_to_none=True)
                 losses["loss"].backward()  # type: ignore[no-untyped-call]
@@ -57,6 +62,14 @@ def run_steps(
     for parameter, mean in zip(network.parameters(), held, strict=True):
         parameter.data.copy_(mean)
     network.eval()
+
+
+def _groups(network: nn.Module, pace: Pace) -> list[dict[str, Any]]:
+    """The parameters, those of one pace together."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        groups.setdefault(pace(name), []).append(parameter)
+    return [{"params": parameters, "pace": rate} for rate, parameters in groups.items()]
 
 
 def share(done: float) -> float:

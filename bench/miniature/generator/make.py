@@ -2,8 +2,8 @@
 
     python -m d2r_fast.bench.miniature.generator.make FACEKIT --out made        # two hours on two cores
 
-What is there already is left alone, and a training that was stopped goes on. `made/packed` is the
-result, small, and `made/models` the model folder of it.
+What is there already is left alone, and a training that was stopped goes on. `made/miniature` is the result as a
+package can carry it: networks packed small, and what a first run begins with. `made/models` is their model folder.
 """
 
 import argparse
@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from d2r_fast.bench.machine import describe_machine, describe_versions, revision
-from d2r_fast.bench.miniature.domains import render_domain
+from d2r_fast.bench.miniature.crops import crop_domain
 from d2r_fast.bench.miniature.experiment import Clock, settle
 from d2r_fast.bench.miniature.generator.autoencoder import encode, train_autoencoder
 from d2r_fast.bench.miniature.generator.denoiser import train_denoiser
 from d2r_fast.bench.miniature.generator.pack import pack
 from d2r_fast.bench.miniature.generator.pictures import draw_pictures, embed
 from d2r_fast.bench.miniature.generator.recipe import RECOGNISER, MiniatureRecipe
+from d2r_fast.bench.miniature.generator.samples import draw_samples, measure_offset
 from d2r_fast.engine.console import say
 from d2r_fast.engine.errors import RunError, UserError
-from d2r_fast.engine.models.miniature import unpack_miniature
+from d2r_fast.engine.models.miniature import OFFSET, PACKED, RENDERS, unpack_miniature
 from d2r_fast.recognition.embedder import open_embedder
-from d2r_fast.recognition.iresnet import IMAGE_SIZE
 from d2r_fast.recognition.training.config import TrainConfig
 from d2r_fast.recognition.training.train import train
 
@@ -51,18 +51,28 @@ def make(recipe: MiniatureRecipe, facekit: Path, out: Path, *, device: str = "cp
     latents = encode(vae, pictures.whole) * vae.config.scaling_factor
     embeddings = embed(open_embedder(out / "recogniser", device=device), pictures.crops)
     part("denoiser", lambda: train_denoiser(recipe, latents, embeddings, out / "denoiser"))
-    pack(recipe, recogniser=out / "recogniser", vae=vae, denoiser=kept["denoiser"], out=out / "packed")
-    if not (out / "models").exists():
-        unpack_miniature(out / "packed", out / "models")
+    shipped, models = out / "miniature", out / "models"
+    packed = shipped / PACKED
+    pack(recipe, recogniser=out / "recogniser", vae=vae, denoiser=kept["denoiser"], out=packed)
+    if not models.exists():
+        unpack_miniature(packed, models)
+    part("samples", lambda: draw_samples(recipe, facekit, shipped / RENDERS, device=device))
+    part(
+        "offset",
+        lambda: measure_offset(
+            recipe, facekit, shipped / OFFSET, photographs=out / "people", models=models,
+            rendered=out / "rendered", device=device,
+        ),
+    )  # fmt: skip
     return clock.seconds
 
 
 def train_recogniser(recipe: MiniatureRecipe, facekit: Path, out: Path, *, device: str) -> None:
     """IR-18 with AdaFace on photographs of people whom nothing else is made from."""
-    render_domain(
+    crop_domain(
         "snapshots", facekit, out / "people",
         identities=range(RECOGNISER, RECOGNISER + recipe.recogniser_identities),
-        images_per_identity=recipe.recogniser_images, side=IMAGE_SIZE, seed=recipe.seed, device=device,
+        images_per_identity=recipe.recogniser_images, seed=recipe.seed, device=device,
     )  # fmt: skip
     epochs = recipe.recogniser_epochs
     train(

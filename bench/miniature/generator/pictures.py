@@ -1,7 +1,6 @@
 """What the generator learns from: photographs of people, and what the recogniser finds in them.
 
-blocks/NNNN.npz    whole pictures (n, side, side, 3), aligned crops (n, 112, 112, 3) uint8 of the same shots, and who
-                   is in them (n,)
+blocks/NNNN.npz    whole pictures (n, side, side, 3), crops of them (n, 112, 112, 3) uint8, and who is in them (n,)
 
 A block is a function of the recipe and of its number; one that is there is not drawn again.
 """
@@ -15,15 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from d2r_fast.bench.miniature.domains import draw
+from d2r_fast.bench.miniature.crops import draw_and_cut
 from d2r_fast.bench.miniature.generator.recipe import GENERATOR, MiniatureRecipe
 from d2r_fast.bench.miniature.head import open_head
-from d2r_fast.bench.miniature.render import BATCH
-from d2r_fast.engine.console import Meter
 from d2r_fast.engine.device import find_device
 from d2r_fast.engine.files import make_folder, write_atomic
+from d2r_fast.engine.mtcnn import MTCNN
 from d2r_fast.recognition.embedder import Embedder
-from d2r_fast.recognition.iresnet import IMAGE_SIZE
 
 PEOPLE_PER_BLOCK = 100
 Pixels = NDArray[np.uint8]
@@ -31,7 +28,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Pictures:
-    """Whole pictures (N, side, side, 3), aligned crops of the same shots (N, 112, 112, 3), and who is in them (N,)."""
+    """Whole pictures (N, side, side, 3) that hold a face, crops of it (N, 112, 112, 3), and whose it is (N,)."""
 
     whole: Pixels
     crops: Pixels
@@ -49,19 +46,15 @@ def draw_pictures(recipe: MiniatureRecipe, facekit: Path, folder: Path, *, devic
     blocks = list(_blocks(recipe, folder))
     missing = [(path, people) for path, people in blocks if not path.exists()]
     if missing:
-        head = open_head(facekit).to(find_device(device))
-        with Meter("snapshots", total=sum(len(people) for _, people in missing) * recipe.images) as meter:
-            for path, people in missing:
-                wanted = [(person, image) for person in people for image in range(recipe.images)]
-                parts = [wanted[first : first + BATCH] for first in range(0, len(wanted), BATCH)]
-                whole, crops = [], []
-                for part in parts:
-                    whole.append(
-                        draw("snapshots", head, part, seed=recipe.seed, side=recipe.side, framing="portrait")
-                    )
-                    crops.append(draw("snapshots", head, part, seed=recipe.seed, side=IMAGE_SIZE))
-                    meter.advance(len(part))
-                write_block(path, torch.cat(whole), torch.cat(crops), [person for person, _ in wanted])
+        place = find_device(device)
+        head, detector = open_head(facekit).to(place), MTCNN(device=place)
+        for path, people in missing:
+            wanted = [(person, image) for person in people for image in range(recipe.images)]
+            parts = draw_and_cut("snapshots", head, detector, wanted, seed=recipe.seed, side=recipe.side)
+            held, whole, crops = zip(*parts, strict=True)
+            write_block(
+                path, torch.cat(whole), torch.cat(crops), [person for part in held for person, _ in part]
+            )
     found = [np.load(path) for path, _ in blocks]
     return Pictures(
         *(np.concatenate([block[name] for block in found]) for name in ("whole", "crops", "people"))

@@ -20,13 +20,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from d2r_fast.bench.miniature.domains import Domain, draw
+from d2r_fast.bench.miniature.crops import cut, draw_and_cut
+from d2r_fast.bench.miniature.domains import Domain
 from d2r_fast.bench.miniature.generator.pictures import Pixels
 from d2r_fast.bench.miniature.generator.recipe import EVALUATION
 from d2r_fast.bench.miniature.head import Head, open_head
-from d2r_fast.bench.miniature.render import BATCH
-from d2r_fast.engine.accept import judge
-from d2r_fast.engine.align import align
 from d2r_fast.engine.console import say
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.generator import Arc2FaceGenerator
@@ -38,6 +36,8 @@ from d2r_fast.recognition.iresnet import IMAGE_SIZE
 from d2r_fast.translation.compare.features import Space
 from d2r_fast.translation.compare.mmd import squared_mmd
 
+STEP = 100
+"""From a number whose picture holds no face to the next one that is tried."""
 ARC = (0.0, 0.25, 0.5, 0.75, 1.0)
 Embeddings = NDArray[np.float32]
 Json = dict[str, Any]
@@ -56,11 +56,15 @@ class Trial:
     guidance: float
 
     def shots(self, domain: Domain, people: range, image: int) -> Pixels:
-        """Aligned crops (N, 112, 112, 3), one of each person."""
-        wanted = [(EVALUATION + person, image) for person in people]
-        parts = [wanted[first : first + BATCH] for first in range(0, len(wanted), BATCH)]
-        drawn = [draw(domain, self.head, part, seed=self.seed, side=IMAGE_SIZE) for part in parts]
-        return torch.cat(drawn).numpy()
+        """Crops (N, 112, 112, 3), one of each person: of the first number that holds a face, `image` and from there on
+        in steps."""
+        found: dict[int, torch.Tensor] = {}
+        while missing := [EVALUATION + person for person in people if EVALUATION + person not in found]:
+            wanted = [(person, image) for person in missing]
+            for held, _, crops in draw_and_cut(domain, self.head, self.detector, wanted, seed=self.seed):
+                found |= {person: crop for (person, _), crop in zip(held, crops, strict=True)}
+            image += STEP
+        return torch.stack([found[EVALUATION + person] for person in people]).numpy()
 
     def embed(self, crops: Pixels) -> Embeddings:
         """Unit embeddings (N, D)."""
@@ -76,23 +80,20 @@ class Trial:
         )  # fmt: skip
 
     def crops(self, pictures: Pixels) -> tuple[Pixels, NDArray[np.bool_]]:
-        """Aligned crops of the pictures that hold one face, and which those are."""
-        images = torch.from_numpy(pictures)
-        faces = self.detector(images)
-        good = np.array([judge(found, finite=True) is None for found in faces])
-        if not good.any():
-            return np.zeros((0, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8), good
-        landmarks = np.stack([found.landmarks[0] for found, fine in zip(faces, good, strict=True) if fine])
-        return align(images[torch.from_numpy(good)], torch.from_numpy(landmarks)).numpy(), good
+        """Crops of the pictures that hold one face, and which those are."""
+        crops, good = cut(torch.from_numpy(pictures), self.detector)
+        return crops.numpy(), good
 
 
 def measure(trial: Trial, *, num_people: int) -> Json:
-    """All of it; RunError where no picture holds a face, so that nothing can be measured."""
+    """All of it; RunError where fewer than two pictures hold a face, so that nothing can be measured."""
     people = range(num_people)
     given = trial.embed(trial.shots("snapshots", people, 0))
     crops, good = trial.crops(trial.pictures(given))
-    if not good.any():
-        raise RunError("no picture drawn holds a face: train the generator for longer")
+    if good.sum() < 2:
+        raise RunError(
+            f"{good.sum()} of {len(good)} pictures drawn holds a face, two are needed: train the generator for longer"
+        )
     drawn = trial.embed(crops)
     return {
         "people": num_people, "steps": trial.steps, "guidance": trial.guidance,

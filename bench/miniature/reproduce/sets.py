@@ -11,7 +11,8 @@ digi2real-...        parts of digi2real, as links: fewer images, fewer people, t
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from d2r_fast.bench.miniature.domains import Domain, render_domain
+from d2r_fast.bench.miniature.crops import crop_domain
+from d2r_fast.bench.miniature.domains import Domain
 from d2r_fast.bench.miniature.generator.recipe import EVALUATION, SOURCE
 from d2r_fast.bench.miniature.pairs import make_pairs
 from d2r_fast.bench.miniature.reproduce.config import MOST, ReproduceConfig, Scale
@@ -73,9 +74,9 @@ def draw_all(config: ReproduceConfig) -> None:
         HELD: ("snapshots", scale.held_identities, scale.held_images),
     }
     for name, (domain, identities, images) in counts.items():
-        render_domain(
+        crop_domain(
             domain, config.facekit, config.out / name, identities=range(FIRST[name], FIRST[name] + identities),
-            images_per_identity=images, side=IMAGE_SIZE, seed=config.seed, device=config.device,
+            images_per_identity=images, seed=config.seed, device=config.device,
         )  # fmt: skip
     pairs = config.out / BENCHMARKS / f"{SUITE}.bin"
     if not pairs.exists():
