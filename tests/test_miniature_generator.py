@@ -10,8 +10,8 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from d2r_fast.bench.miniature.generator import loop
-from d2r_fast.bench.miniature.generator.autoencoder import as_images, compare
-from d2r_fast.bench.miniature.generator.denoiser import Denoiser, kept_signal
+from d2r_fast.bench.miniature.generator.autoencoder import as_images, compare, train_autoencoder
+from d2r_fast.bench.miniature.generator.denoiser import Denoiser, kept_signal, train_denoiser
 from d2r_fast.bench.miniature.generator.loop import run_steps, share
 from d2r_fast.bench.miniature.generator.recipe import MiniatureRecipe
 from d2r_fast.engine.condition import ID_POSITION, Conditioner
@@ -86,6 +86,36 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert share(loop.WARM_UP) == pytest.approx(1)
     assert share(0.51) == pytest.approx(0.5)
     assert share(1) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.gpu
+def test_a_gpu_learns_what_a_cpu_does(tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device: this test compares it with the CPU")
+    draws = np.random.default_rng(0)
+    latents = torch.from_numpy(draws.standard_normal((8, 4, 8, 8), np.float32))
+    embeddings = draws.standard_normal((8, 16), np.float32) / 4
+    pictures = draws.integers(0, 256, (8, 64, 64, 3), np.uint8)
+    recipe = TINY.model_copy(
+        update={
+            "steps": 3,
+            "batch_size": 4,
+            "vae_steps": 3,
+            "vae_batch_size": 2,
+            "vae_channels": (8, 8, 8, 8),
+        }
+    )
+    learnt = [
+        (
+            train_denoiser(recipe, latents, embeddings, tmp_path / f"denoiser-{device}", device=device),
+            train_autoencoder(recipe, pictures, tmp_path / f"vae-{device}", device=device),
+        )
+        for device in ("cpu", "cuda")
+    ]
+    for one, other in zip(*learnt, strict=True):
+        for name, value in one.state_dict().items():
+            # Adam's first steps are as long where a gradient is nearly nothing, whose sign roundings decide.
+            assert (value - other.state_dict()[name]).abs().mean() < 2e-4, name
 
 
 class Stopped(Exception):

@@ -22,17 +22,18 @@ NUM_SCALES = 3
 ENCODED_AT_ONCE = 32
 
 
-def train_autoencoder(recipe: MiniatureRecipe, pictures: Pixels, folder: Path) -> Any:
-    """The trained VAE, in evaluation mode on the CPU, whose config knows the spread of its latents."""
+def train_autoencoder(recipe: MiniatureRecipe, pictures: Pixels, folder: Path, *, device: str = "cpu") -> Any:
+    """The VAE, trained on `device`, in evaluation mode on the CPU; its config knows the spread of its latents."""
     torch.manual_seed(recipe.seed)
     vae: Any = AutoencoderKL.from_config(recipe.vae)  # type: ignore[no-untyped-call]
+    vae.to(device)
 
     def step(number: int) -> dict[str, Tensor]:
         draws = torch_draws(recipe.seed, f"vae, step {number}")
         rows = torch.randint(len(pictures), (recipe.vae_batch_size,), generator=draws)
-        images = as_images(pictures, rows)
+        images = as_images(pictures, rows).to(device)
         posterior = vae.encode(images).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=draws)
+        noise = torch.randn(posterior.mean.shape, generator=draws).to(device)
         drawn = vae.decode(posterior.mean + posterior.std * noise).sample
         difference = compare(drawn, images)
         kl = posterior.kl().mean() / posterior.mean[0].numel()
@@ -43,6 +44,7 @@ def train_autoencoder(recipe: MiniatureRecipe, pictures: Pixels, folder: Path) -
         folder, vae, step, about=about, num_steps=recipe.vae_steps, learning_rate=recipe.vae_learning_rate,
         average=recipe.average,
     )  # fmt: skip
+    vae.cpu()
     vae.register_to_config(scaling_factor=1 / float(encode(vae, pictures[:1024]).std()))
     return vae
 

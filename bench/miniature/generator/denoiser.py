@@ -102,16 +102,21 @@ def pace(name: str) -> float:
 
 
 def train_denoiser(
-    recipe: MiniatureRecipe, latents: Tensor, embeddings: NDArray[np.float32], folder: Path
+    recipe: MiniatureRecipe,
+    latents: Tensor,
+    embeddings: NDArray[np.float32],
+    folder: Path,
+    *,
+    device: str = "cpu",
 ) -> Denoiser:
-    """The trained networks, in evaluation mode on the CPU.
+    """The networks, trained on `device`, in evaluation mode on the CPU.
 
     Args:
         latents: (N, 4, h, w), scaled to a standard deviation of 1.
         embeddings: (N, D), of the same pictures, of length 1.
     """
     torch.manual_seed(recipe.seed)
-    denoiser = Denoiser(recipe)
+    denoiser = Denoiser(recipe).to(device)
     alphas, faces = kept_signal(), torch.from_numpy(embeddings)
 
     def step(number: int) -> dict[str, Tensor]:
@@ -119,11 +124,13 @@ def train_denoiser(
         rows = torch.randint(len(latents), (recipe.batch_size,), generator=draws)
         times = torch.randint(len(alphas), (recipe.batch_size,), generator=draws)
         dropped = torch.rand(recipe.batch_size, generator=draws) < recipe.dropped
-        clean = latents[rows]
-        noise = torch.randn(clean.shape, generator=draws)
+        noise = torch.randn(latents[rows].shape, generator=draws)
         kept = alphas[times]
-        noised = kept.sqrt()[:, None, None, None] * clean + (1 - kept).sqrt()[:, None, None, None] * noise
-        predicted = denoiser(noised, times, denoiser.contexts(faces[rows], dropped))
+        signal, blur = kept.sqrt()[:, None, None, None], (1 - kept).sqrt()[:, None, None, None]
+        noised = signal * latents[rows] + blur * noise
+        inputs = (noised, times, faces[rows], dropped, noise, kept)
+        noised, times, told, dropped, noise, kept = (value.to(device) for value in inputs)
+        predicted = denoiser(noised, times, denoiser.contexts(told, dropped))
         each = (predicted - noise).square().mean((1, 2, 3))
         snr = kept / (1 - kept)
         return {"loss": (each * snr.clamp(max=MOST_SNR) / snr).mean(), "noise": each.mean()}
@@ -137,7 +144,7 @@ def train_denoiser(
         folder, denoiser, step, about=about, num_steps=recipe.steps, learning_rate=recipe.learning_rate,
         average=recipe.average, pace=pace,
     )  # fmt: skip
-    return denoiser
+    return denoiser.cpu()
 
 
 def kept_signal() -> Tensor:

@@ -23,6 +23,7 @@ from d2r_fast.bench.miniature.generator.pictures import draw_pictures, embed
 from d2r_fast.bench.miniature.generator.recipe import RECOGNISER, MiniatureRecipe
 from d2r_fast.bench.miniature.generator.samples import draw_samples, measure_offset
 from d2r_fast.engine.console import say
+from d2r_fast.engine.device import find_device
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.models.miniature import OFFSET, PACKED, RENDERS, unpack_miniature
 from d2r_fast.recognition.embedder import open_embedder
@@ -46,11 +47,11 @@ def make(recipe: MiniatureRecipe, facekit: Path, out: Path, *, device: str = "cp
     part("recogniser", lambda: train_recogniser(recipe, facekit, out, device=device))
     part("pictures", lambda: draw_pictures(recipe, facekit, out / "blocks", device=device))
     pictures = kept["pictures"]
-    part("vae", lambda: train_autoencoder(recipe, pictures.whole, out / "vae"))
+    part("vae", lambda: train_autoencoder(recipe, pictures.whole, out / "vae", device=device))
     vae = kept["vae"]
     latents = encode(vae, pictures.whole) * vae.config.scaling_factor
     embeddings = embed(open_embedder(out / "recogniser", device=device), pictures.crops)
-    part("denoiser", lambda: train_denoiser(recipe, latents, embeddings, out / "denoiser"))
+    part("denoiser", lambda: train_denoiser(recipe, latents, embeddings, out / "denoiser", device=device))
     shipped, models = out / "miniature", out / "models"
     packed = shipped / PACKED
     pack(recipe, recogniser=out / "recogniser", vae=vae, denoiser=kept["denoiser"], out=packed)
@@ -92,16 +93,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("facekit", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--recipe", type=Path, help="JSON of what differs from the recipe as it stands")
-    parser.add_argument("--device", default="cpu", help="of drawing and of the recogniser (default cpu)")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default cpu)")
     given = parser.parse_args(arguments)
     try:
         changes = {} if given.recipe is None else json.loads(given.recipe.read_text())
         recipe = MiniatureRecipe(**changes)
-        seconds = make(recipe, given.facekit, given.out, device=given.device)
+        seconds = make(recipe, given.facekit, given.out, device=find_device(given.device))
     except (UserError, RunError) as error:
         say(f"miniature: {error}")
         return error.exit_code
-    about = {"machine": describe_machine("cpu"), "versions": describe_versions(), "revision": revision()}
+    about = {
+        "machine": describe_machine(find_device(given.device)),
+        "versions": describe_versions(),
+        "revision": revision(),
+    }
     print(
         json.dumps(
             {"name": "miniature", "recipe": recipe.model_dump(mode="json"), "seconds": seconds, **about}
