@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import AutoencoderKL, DDIMScheduler
 from torch import Tensor, nn
 
 from d2r_fast.bench.miniature.generator import loop
@@ -21,6 +22,35 @@ from d2r_fast.engine.models.configs import SCHEDULER_CONFIG
 TINY = MiniatureRecipe(
     side=64, unet_channels=(16, 16, 16, 16), context=16, encoder_layers=1, embedding_dim=16
 )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"vae_channels": (4, 8, 8, 8)}, "vae_channels = 4: input should be a multiple of 8"),
+        ({"vae_channels": (8, 8, 8, 0)}, "vae_channels = 0: input should be greater than 0"),
+        ({"unet_channels": (16, 24, 32, 32)}, "unet_channels = 24: input should be a multiple of 16"),
+        ({"context": 18, "embedding_dim": 16}, "context = 18: input should be a multiple of 4"),
+        ({"context": 64}, "embedding_dim 128 with context 64: an embedding takes a token's place"),
+    ],
+)
+def test_sizes_that_no_network_can_have_are_said_at_once(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        MiniatureRecipe(**settings)
+
+
+def test_every_network_can_be_built_of_the_sizes_that_are_allowed() -> None:
+    recipe = MiniatureRecipe(
+        side=64, vae_channels=(8, 24, 16, 40), unet_channels=(16, 48, 32, 80), context=20, embedding_dim=19,
+        encoder_layers=1,
+    )  # fmt: skip
+    vae = AutoencoderKL.from_config(recipe.vae)  # type: ignore[no-untyped-call]
+    denoiser, latents = Denoiser(recipe), torch.zeros(1, 4, 8, 8)
+    with torch.inference_mode():
+        contexts = denoiser.contexts(torch.eye(1, 19), torch.tensor([False]))
+        assert denoiser(latents, torch.tensor([5]), contexts).shape == latents.shape
+        assert vae.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mean.shape == latents.shape
+        assert vae.decode(latents).sample.shape == (1, 3, 64, 64)
 
 
 def test_the_schedule_is_stable_diffusions() -> None:

@@ -6,8 +6,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from d2r_fast.bench.miniature.generator import samples
-from d2r_fast.bench.miniature.generator.make import make
-from d2r_fast.bench.miniature.generator.recipe import MiniatureRecipe
+from d2r_fast.bench.miniature.generator.make import main, make
+from d2r_fast.bench.miniature.generator.recipe import MiniatureRecipe, read_recipe
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.models.check import check_models
 from d2r_fast.engine.source import open_source
@@ -42,6 +42,40 @@ def test_made_packed_and_left_alone(facekit: Path, tmp_path: Path, monkeypatch: 
     }
     with pytest.raises(UserError, match="steps 2"):
         make(RECIPE.model_copy(update={"steps": 3}), facekit, made)
+
+
+def test_a_file_says_what_differs_from_the_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text('{"steps": 5, "vae_channels": [8, 8, 16, 16]}')
+    assert read_recipe(path) == MiniatureRecipe(steps=5, vae_channels=(8, 8, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot read the recipe"),
+        ('{"steps": 5', "is not JSON"),
+        ("\udcff", "is not JSON"),
+        ("[5]", 'holds list, not an object of settings such as {"steps": 4000}'),
+        ('{"step": 5}', "unknown setting 'step': did you mean 'steps'?"),
+        ('{"self": 5}', "unknown setting 'self'"),
+        ('{"steps": 0}', "steps = 0: input should be greater than or equal to 1"),
+        ('{"steps": NaN}', "steps = nan"),
+        ('{"vae_channels": [4, 8, 8, 8]}', "vae_channels = 4: input should be a multiple of 8"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, message: str
+) -> None:
+    path = tmp_path / "recipe.json"
+    if text is not None:
+        path.write_bytes(text.encode(errors="surrogateescape"))
+    assert main([str(tmp_path), "--out", str(tmp_path / "out"), "--recipe", str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("miniature: ")
+    assert str(path) in line
+    assert message in line
+    assert not (tmp_path / "out").exists()
 
 
 def contents(folder: Path) -> dict[Path, bytes]:

@@ -59,6 +59,26 @@ def test_cosines_are_compared_by_who_they_are_of() -> None:
 def test_pictures_without_faces_are_said(
     facekit: Path, mini_models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status = main([str(facekit), str(mini_models), "--people", "2", "--steps", "1"])
+    status = main([str(facekit), str(mini_models), "--people", "4", "--steps", "1"])
     assert status != 0
     assert "holds a face" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--people 0", "people = 0: give at least 4: the offset is made of half of the people"),
+        ("--people 3", "people = 3: give at least 4"),
+        ("--people -1", "people = -1: give at least 4"),
+        ("--steps 0", "steps = 0: input should be greater than or equal to 1"),
+        ("--guidance -0.5", "guidance = -0.5: input should be greater than or equal to 0"),
+        ("--guidance nan", "guidance = nan"),
+        ("--seed -1", "seed = -1"),
+    ],
+)
+def test_numbers_that_nothing_can_be_measured_by_are_said_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, message: str
+) -> None:
+    assert main([str(tmp_path / "no-head"), str(tmp_path / "no-models"), *words.split()]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"quality: {message}")

@@ -15,7 +15,15 @@ from d2r_fast.bench.miniature.domains import draw, flash, render_domain
 from d2r_fast.bench.miniature.experiment import settle
 from d2r_fast.bench.miniature.head import Head
 from d2r_fast.bench.miniature.sensor import photograph
-from d2r_fast.bench.miniature.transfer import FIRST, HELD, OWN, TransferExperiment, main, settings_of
+from d2r_fast.bench.miniature.transfer import (
+    FIRST,
+    HELD,
+    OWN,
+    TransferExperiment,
+    judges_of,
+    main,
+    settings_of,
+)
 from d2r_fast.bench.miniature.transfer_page import BEGIN, END, averages, read_latest, render_page
 from d2r_fast.bench.miniature.transfer_results import LEAST_FALL, LEAST_KEPT, measure_distances
 from d2r_fast.bench.miniature.world import stage
@@ -110,6 +118,25 @@ def test_a_folder_of_another_experiment_is_refused(tmp_path: Path) -> None:
     (tmp_path / "full" / "x").write_text("")
     with pytest.raises(UserError, match="holds other things"):
         begin(tmp_path / "full")
+
+
+def test_every_recogniser_is_asked_by_a_name_of_its_own(tmp_path: Path) -> None:
+    others = (tmp_path / "foamliu.onnx", tmp_path / "run")
+    experiment = TransferExperiment(facekit=tmp_path, out=tmp_path / "out", recognisers=others)
+    assert judges_of(experiment) == {
+        "recogniser": tmp_path / "out" / "recogniser", "foamliu": others[0], "run": others[1],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("names", ["run/recogniser.onnx", "a/one.onnx,b/one.onnx"])
+def test_two_recognisers_of_one_name_are_refused_before_anything_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], names: str
+) -> None:
+    out = tmp_path / "out"
+    assert main([str(tmp_path), "--out", str(out), "--recognisers", names]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"recogniser {names.split(',')[-1]} has the name of another one" in line
+    assert not out.exists()
 
 
 def test_the_page_says_what_was_measured() -> None:

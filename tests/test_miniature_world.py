@@ -13,9 +13,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from d2r_fast.bench.miniature.camera import frame, pose, project
-from d2r_fast.bench.miniature.head import NAME, NUM_VERTICES, PARTS, Head, open_head
+from d2r_fast.bench.miniature.head import (
+    NAME,
+    NEEDED_EXPRESSIONS,
+    NUM_VERTICES,
+    PARTS,
+    Head,
+    open_head,
+)
 from d2r_fast.bench.miniature.render import main, render, render_batch
-from d2r_fast.bench.miniature.world import EXPRESSIONS, MAX_WEIGHT, SPREAD, Person, Shot, cast, stage
+from d2r_fast.bench.miniature.world import MAX_WEIGHT, SPREAD, Person, Shot, cast, stage
 from d2r_fast.engine.align import TEMPLATE_112
 from d2r_fast.engine.errors import UserError
 
@@ -54,6 +61,11 @@ def test_draws_have_the_spread_that_they_claim() -> None:
     assert skins.min() >= 0
     assert skins.max() <= 1
     assert (skins.std(0) > 0.1).all()
+
+
+def test_a_head_needs_the_expressions_that_are_drawn() -> None:
+    drawn = {name for image in range(600) for name, _ in stage(0, 0, image).expressions}
+    assert drawn == NEEDED_EXPRESSIONS
 
 
 def test_a_turned_head_shows_where_it_is_turned_to() -> None:
@@ -104,12 +116,20 @@ def test_a_portrait_is_the_crop_with_a_margin_around_it() -> None:
 
 def arrays() -> dict[str, NDArray[Any]]:
     """A head of the right shapes, of nothing but zeros."""
+    names = sorted(NEEDED_EXPRESSIONS)
     return {
         "neutral": np.zeros((NUM_VERTICES, 3), np.float32), "triangles": np.zeros((4, 3), np.int32),
-        "identity_delta": np.zeros((1, NUM_VERTICES, 3), np.float32),
-        "expression_delta": np.zeros((1, NUM_VERTICES, 3), np.float32),
-        "expression_names": np.array(["jawOpen"]),
+        "identity_delta": np.zeros((50, NUM_VERTICES, 3), np.float32),
+        "expression_delta": np.zeros((len(names), NUM_VERTICES, 3), np.float32),
+        "expression_names": np.array(names),
     }  # fmt: skip
+
+
+def fewer(*names: str) -> Callable[[dict[str, NDArray[Any]]], None]:
+    def change(given: dict[str, NDArray[Any]]) -> None:
+        given.update({name: given[name][1:] for name in names})
+
+    return change
 
 
 def spoil(name: str, value: float) -> Callable[[dict[str, NDArray[Any]]], None]:
@@ -130,6 +150,9 @@ def spoil(name: str, value: float) -> Callable[[dict[str, NDArray[Any]]], None]:
         (spoil("triangles", NUM_VERTICES), "triangles names vertices beyond"),
         (spoil("triangles", -1), "triangles names vertices beyond"),
         (lambda given: given.update(expression_names=np.array([{}])), "cannot be read"),
+        (fewer("identity_delta"), "has 49 identity shapes, fewer than the 50"),
+        (fewer("expression_delta"), "has [0-9]+ expression shapes and [0-9]+ names"),
+        (fewer("expression_delta", "expression_names"), "lacks the expressions browDown_L: give"),
     ],
 )
 def test_another_file_is_no_head(
@@ -173,7 +196,7 @@ def test_the_command_says_in_a_line_what_cannot_be(
 
 def test_the_head_is_whole(head: Head) -> None:
     assert len(head.identity) == 50
-    assert {name for group in EXPRESSIONS for name in group} <= set(head.expression_names)
+    assert set(head.expression_names) >= NEEDED_EXPRESSIONS
     assert head.triangles.max() < len(head.neutral)
     left, right, nose, left_mouth, right_mouth = head.five_points(head.neutral)
     assert left[0] < left_mouth[0] < nose[0] < right_mouth[0] < right[0]
@@ -203,6 +226,10 @@ def test_a_shape_is_the_sum_of_its_parts(head: Head) -> None:
     moved = head.shape([0.0, 2.0], {"mouthSmile_L": 0.5, "jawOpen": 0.0})
     want = head.neutral + (2 * head.identity[1] + 0.5 * head.expression[smile]).view(-1, 3)
     torch.testing.assert_close(moved, want, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="51 coefficients for 50 identity shapes"):
+        head.shape([0.0] * 51, {})
+    with pytest.raises(ValueError, match="not in tuple"):
+        head.shape([0.0], {"wink": 0.5})
 
 
 def test_a_render_is_the_same_in_any_batch(head: Head) -> None:

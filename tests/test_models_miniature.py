@@ -1,5 +1,6 @@
 """The trained miniature: packed small, written as a model folder."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ from d2r_fast.bench.miniature.generator.pack import pack
 from d2r_fast.bench.miniature.generator.recipe import MiniatureRecipe
 from d2r_fast.engine.condition import EMPTY_PROMPT, PROMPT, Conditioner
 from d2r_fast.engine.errors import UserError
-from d2r_fast.engine.models.card import read_card
+from d2r_fast.engine.models.card import read_card, write_card
 from d2r_fast.engine.models.check import check_models
 from d2r_fast.engine.models.load import load_decoder, load_text_model, load_unet
-from d2r_fast.engine.models.miniature import SPOKEN, WORDS, unpack_miniature
+from d2r_fast.engine.models.miniature import SPOKEN, WORDS, is_unpacked, unpack_miniature
 from d2r_fast.recognition.backbone import build_backbone
 from d2r_fast.recognition.backbone_config import BackboneConfig
 from d2r_fast.recognition.network_file import LoadedNetwork
@@ -85,6 +86,43 @@ def test_the_folder_is_complete_and_the_same_every_time(packed: Path, tmp_path: 
     assert card is not None
     assert card["recipe"] == RECIPE.model_dump(mode="json")
     assert set(card["files"]) == {file.as_posix() for file in files} - {"models.json"}
+
+
+@pytest.mark.parametrize("file", ["encoder/model.safetensors", "vae/config.json", "antelopev2/arcface.onnx"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "pointer", "missing"])
+def test_a_packed_file_that_is_not_as_it_was_packed_is_said(
+    packed: Path, tmp_path: Path, file: str, damage: str
+) -> None:
+    copy = tmp_path / "packed"
+    shutil.copytree(packed, copy)
+    data = (copy / file).read_bytes()
+    if damage == "missing":
+        (copy / file).unlink()
+    else:
+        changed = {
+            "flipped": data[:-2] + bytes([data[-2] ^ 1]) + data[-1:], "cut": data[: len(data) // 2],
+            "pointer": b"version https://git-lfs.github.com/spec/v1\n",
+        }  # fmt: skip
+        (copy / file).write_bytes(changed[damage])
+    wanted = "cannot be read" if damage == "missing" else r"is not the file that models\.json lists"
+    with pytest.raises(UserError, match=wanted) as caught:
+        unpack_miniature(copy, tmp_path / "models")
+    assert str(copy / file) in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["packed"], "nothing is left of it"
+
+
+def test_a_model_folder_says_which_miniature_it_is_of(packed: Path, tmp_path: Path) -> None:
+    unpack_miniature(packed, tmp_path / "models")
+    assert is_unpacked(tmp_path / "models", packed)
+    assert not is_unpacked(tmp_path, packed)
+    other = tmp_path / "other"
+    shutil.copytree(packed, other)
+    card = read_card(packed)
+    assert card is not None
+    write_card(other, card | {"recipe": {"seed": 1}})
+    assert not is_unpacked(tmp_path / "models", other)
+    with pytest.raises(UserError, match="no packed miniature"):
+        unpack_miniature(tmp_path / "models", tmp_path / "again")
 
 
 def test_a_full_folder_and_one_that_holds_no_miniature_are_said(packed: Path, tmp_path: Path) -> None:

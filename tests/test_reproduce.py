@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import subprocess
 from itertools import pairwise
 from pathlib import Path
@@ -12,11 +13,19 @@ import pytest
 from PIL import Image
 
 from d2r_fast.bench.miniature.reproduce import config as scales
-from d2r_fast.bench.miniature.reproduce.config import FULL, MOST, ReproduceConfig, Scale
-from d2r_fast.bench.miniature.reproduce.document import describe, render_tables, say_direction, settings_of
+from d2r_fast.bench.miniature.reproduce.config import FULL, MOST, QUICK, ReproduceConfig, Scale
+from d2r_fast.bench.miniature.reproduce.difference import Difference, difference
+from d2r_fast.bench.miniature.reproduce.document import (
+    describe,
+    measure_rows,
+    render_tables,
+    say_direction,
+    settings_of,
+)
 from d2r_fast.bench.miniature.reproduce.page import render_page, render_sheet
+from d2r_fast.bench.miniature.reproduce.photographs import behind, behind_guide
 from d2r_fast.bench.miniature.reproduce.plot import render_plot
-from d2r_fast.bench.miniature.reproduce.scores import CALIBRATION
+from d2r_fast.bench.miniature.reproduce.scores import SCORES, rank_measures
 from d2r_fast.bench.miniature.reproduce.sets import (
     BENCHMARKS,
     DIGI2REAL,
@@ -33,11 +42,13 @@ from d2r_fast.bench.miniature.reproduce.sets import (
 )
 from d2r_fast.bench.miniature.reproduce.trials import (
     ACCURACIES,
+    GUIDE,
     Trial,
     run_trial,
     trials_of,
     write_accuracies,
 )
+from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.source import open_source
 from d2r_fast.recognition.evaluation.bin_file import write_bin
 
@@ -62,9 +73,15 @@ def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReproduceConf
 def pretend(config: ReproduceConfig, name: str, accuracies: list[float]) -> None:
     """Results of a set's trials."""
     for trial, accuracy in zip(trials_of(config, name), accuracies, strict=True):
-        folder = trial.folder / "evaluation"
-        folder.mkdir(parents=True)
-        (folder / "results.json").write_text(json.dumps({SUITE: {"accuracy": accuracy}}))
+        write_verified(trial.folder / "evaluation", accuracy)
+        (trial.folder / "network").mkdir()
+        (trial.folder / "network" / "config.json").write_text(json.dumps({"about": {"steps": 12}}))
+
+
+def write_verified(folder: Path, accuracy: float) -> None:
+    folder.mkdir(parents=True)
+    found = {"accuracy": accuracy, "folds": [accuracy - 0.01, accuracy + 0.01]}
+    (folder / "results.json").write_text(json.dumps({SUITE: found}))
 
 
 def rank_patterns(config: ReproduceConfig, order: list[int]) -> None:
@@ -132,10 +149,12 @@ def test_a_trial_trains_on_its_set_and_is_verified_on_the_pairs(experiment: Repr
     trials = trials_of(experiment, RENDERS)
     assert [trial.seed for trial in trials] == [0, 1]
     run_trial(trials[0])
-    assert 0.5 <= trials[0].accuracy <= 1
-    before = trials[0].accuracy
+    before = trials[0].verified
+    assert 0.5 <= before["accuracy"] <= 1
+    assert len(before["folds"]) == 10
+    assert trials[0].steps == 2 * 48 // 16
     run_trial(trials[0])
-    assert trials[0].accuracy == before
+    assert trials_of(experiment, RENDERS)[0].verified == before
     pretend(experiment, "digi2real", [0.75, 0.5])
     write_accuracies(experiment, ["digi2real"])
     assert (experiment.out / ACCURACIES).read_text() == f"run,{SUITE}\ndigi2real,0.625000\n"
@@ -148,30 +167,92 @@ def test_what_is_said_is_what_was_measured(experiment: ReproduceConfig) -> None:
             experiment.out / name, num_identities=8, images_per_identity=6 - number % 2, seed=number
         )
         pretend(experiment, name, found)
-    (experiment.out / CALIBRATION).mkdir()
-    measure = {"num": 3, "rho": 0.5, "low": None, "high": None}
-    (experiment.out / CALIBRATION / "calibration.json").write_text(
-        json.dumps([{"group": "given", "target": SUITE, "predictors": {"vendi": measure}}])
-    )
-    document = describe(experiment, [*MAIN], {"draw": 3.0})
-    assert document["digi2real_less_renders"] == pytest.approx(0.1)
+    write_verified(experiment.out / GUIDE, 0.9)
+    document = describe(experiment.model_copy(update={"quick": True}), [*MAIN], {"draw": 3.0})
+    apart = document["over_renders"][DIGI2REAL]
+    assert apart == {"mean": pytest.approx(0.1), "error": pytest.approx(0, abs=1e-9), "sure": True}
     assert document["gap_closed"] == pytest.approx({DIGI2REAL: 0.5, "syn2auth": -0.25})
     assert say_direction(document) == (
-        "Digi2Real beats renders by 10.00 points, 50% of what photographs would add."
+        "Digi2Real beats renders by 10.0 ± 0.0 points, 50% of what as many photographs of others would add."
     )
-    assert "| (b) Digi2Real of them | 8 | 40 | 75.00 ± 7.07 | 70.00, 80.00 |" in render_tables(document)
-    assert document["settings"] == settings_of(experiment)
+    tables = render_tables(document)
+    assert "| (b) Digi2Real of them | 8 | 40 | 12 | unknown | 75.00 ± 7.07 | 70.00, 80.00 |" in tables
+    assert "| (c) translated by UNSB, as Syn2Auth does | 8 | 48 | 12 | 0 + 8 |" in tables
+    assert "| the network that (b) is steered by |  |  |  | unknown | 90.00 | 90.00 |" in tables
+    assert document["settings"] == settings_of(experiment) | {"quick": True}
     sheet, plot = render_sheet(experiment.out), render_plot(document)
     machine = {"gpu": None, "cpu": "a CPU", "num_cores": 2}
     page = render_page(document | {"machine": machine}, sheet=sheet, plot=plot)
-    assert "Digi2Real beats renders by 10.00 points" in page
+    assert "Digi2Real beats renders by 10.0 ± 0.0 points" in page
     assert page.count("<img") == 2
+    assert "Measures" not in page
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
-def test_a_claim_that_does_not_hold_is_said_to() -> None:
-    document = {"digi2real_less_renders": -0.0125, "gap_closed": {DIGI2REAL: None}}
-    assert say_direction(document) == "Digi2Real does not beat renders: it is 1.25 points below."
+@pytest.mark.parametrize(
+    ("mean", "error", "said"),
+    [
+        (-0.0125, 0.01, "Digi2Real does not beat renders: it is 1.2 ± 1.0 points below."),
+        (0.0125, 0.02, "Digi2Real and renders do not differ beyond chance: +1.2 ± 2.0 points."),
+    ],
+)
+def test_a_claim_that_does_not_hold_is_said_to(mean: float, error: float, said: str) -> None:
+    apart = Difference(mean, error).entry()
+    assert say_direction({"over_renders": {DIGI2REAL: apart}, "gap_closed": {DIGI2REAL: None}}) == said
+
+
+def test_a_difference_is_as_sure_as_its_seeds_and_its_pairs() -> None:
+    ours, theirs = np.full((3, 10), 0.8), np.full((3, 10), 0.7)
+    assert difference(ours, theirs).mean == pytest.approx(0.1)
+    assert difference(ours, theirs).is_sure
+    by_seed = ours + np.array([-0.2, 0, 0.2])[:, None]
+    assert difference(by_seed, theirs).error == pytest.approx(2 * 0.2 / 3**0.5)
+    assert not difference(by_seed, theirs).is_sure
+    by_fold = ours + np.tile([-0.2, 0.2], 5)
+    assert difference(by_fold, theirs).error == pytest.approx(2 * 0.2 / 9**0.5)
+    assert difference(by_fold[:1], theirs[:1]).error == difference(by_fold, theirs).error
+    assert difference(by_fold, by_fold - 0.1).error == pytest.approx(0, abs=1e-9), (
+        "the same pairs are as hard for both"
+    )
+
+
+def test_photographs_behind_a_set_are_all_that_were_learnt_from(
+    experiment: ReproduceConfig, tmp_path: Path
+) -> None:
+    assert behind(experiment, RENDERS) == {"named": 0, "unnamed": 0}
+    assert behind(experiment, REAL) == {"named": 48, "unnamed": 0}
+    assert behind(experiment, "syn2auth") == {"named": 0, "unnamed": 8}
+    assert behind(experiment, DIGI2REAL) is None, "nothing is known of these models"
+    recipe = {"recogniser_identities": 10, "recogniser_images": 3, "identities": 7, "images": 2}
+    (tmp_path / "models.json").write_text(json.dumps({"kind": "miniature", "recipe": recipe, "files": {}}))
+    assert behind(experiment, "digi2real-images-2") == {"named": 30, "unnamed": 14 + 8}
+    assert behind_guide(experiment) == {"named": 30, "unnamed": 0}
+
+
+def test_measures_are_ranked_over_all_sets_and_over_those_of_one_size(experiment: ReproduceConfig) -> None:
+    names = [RENDERS, DIGI2REAL, "syn2auth", REAL, "digi2real-alpha-1", "digi2real-images-2"]
+    for number, name in enumerate(names):
+        pretend(experiment, name, [0.6 + number / 100] * 2)
+        size = 2.0 if "images" in name else 9.0
+        measures = {"rising": float(number), "falling": -float(number), "size": size, "unknown": None}
+        (experiment.out / SCORES / name).mkdir(parents=True)
+        (experiment.out / SCORES / name / "quality.json").write_text(json.dumps({"measures": measures}))
+    write_accuracies(experiment, names)
+    found = {entry.pop("measure"): entry for entry in rank_measures(experiment, names)}
+    assert found == {
+        "rising": {"rho": pytest.approx(1), "num": 5, "rho_whole": pytest.approx(1)},
+        "falling": {"rho": pytest.approx(-1), "num": 5, "rho_whole": pytest.approx(-1)},
+        "size": {"rho": pytest.approx(-0.71, abs=0.01), "num": 5, "rho_whole": None},
+    }
+    rows = measure_rows({"measures": rank_measures(experiment, names)})
+    assert ["size", "", "-0.71", "5"] in rows
+
+
+@pytest.mark.parametrize("scale", [FULL, QUICK])
+def test_there_are_as_many_pairs_as_are_verified(scale: Scale) -> None:
+    assert scale.pairs <= scale.held_identities * math.comb(scale.held_images, 2)
+    with pytest.raises(UserError, match="pairs 100000 of"):
+        Scale(**scale.model_dump() | {"pairs": 100_000})
 
 
 def test_the_sheet_has_a_row_for_each_set_and_white_where_a_picture_is_missing(tmp_path: Path) -> None:

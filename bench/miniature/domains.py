@@ -1,4 +1,4 @@
-"""Domains of the same head: plain renders, photographs by a cheap camera, and snapshots. Nobody is in two.
+"""Domains of the same head: plain renders, photographs by a cheap camera, and snapshots.
 
     render_domain("photographs", head_file, out, identities=range(100), images_per_identity=10)
 

@@ -4,7 +4,7 @@
     shape = head.shape(identity, {"jawOpen": 0.4})     # (V, 3), in centimetres, y up, z towards the viewer
 
 The data are ICT-FaceKit's (Li et al., "Learning Formation of Physically-Based Face Attributes", CVPR 2020; MIT
-licence) packed into one .npz; they are read from where they lie and are no part of this package.
+licence) packed into one .npz by `pack_head`; they are read from where they lie and are no part of this package.
 """
 
 import zipfile
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from d2r_fast.bench.miniature.world import EXPRESSIONS, NUM_COEFFICIENTS
 from d2r_fast.engine.errors import UserError
 
 NAME = "ict_facekit_mit.npz"
@@ -30,6 +31,10 @@ PARTS = {
 the fluids and the lash cards, less than a pixel wide here, are left out."""
 END = 24591
 """Vertices from here on belong to no part."""
+NEEDED_EXPRESSIONS = frozenset(name for group in EXPRESSIONS for name in group) | {
+    f"eyeLook{way}_{side}" for way in ("In", "Out", "Up", "Down") for side in "LR"
+}
+"""What `world.draw_expressions` may ask for."""
 
 _EXPECTED: dict[str, tuple[tuple[int, ...], str]] = {
     "neutral": ((NUM_VERTICES, 3), "f"), "triangles": ((-1, 3), "i"),
@@ -77,9 +82,14 @@ class Head:
         """Vertices (V, 3) float32 of a person's face.
 
         Args:
-            identity: coefficients, in standard deviations; at most as many as there are, the rest are 0.
-            expressions: name to weight, 0 (neutral) to 1.
+            identity: coefficients, in standard deviations, of the first identity shapes; the others add nothing.
+            expressions: name to weight, 0 (neutral) to 1; those not named are neutral.
+
+        Raises:
+            ValueError: more coefficients than the head has identity shapes, or an expression that it lacks.
         """
+        if len(identity) > len(self.identity):
+            raise ValueError(f"{len(identity)} coefficients for {len(self.identity)} identity shapes")
         moves = [(name, weight) for name, weight in sorted(expressions.items()) if weight != 0]
         rows = [self.expression_names.index(name) for name, _ in moves]
         basis = torch.cat([self.identity[: len(identity)], self.expression[rows]])
@@ -115,9 +125,9 @@ def open_head(path: Path) -> Head:
     """The head in the .npz at `path`, or in the folder `path` under its own name.
 
     Raises:
-        UserError: it is missing, damaged, or holds other arrays.
+        UserError: it is missing, damaged, holds other arrays, or lacks shapes that the world draws.
     """
-    arrays = _read(path / NAME if path.is_dir() else path)
+    arrays = _read(head_file(path))
     neutral = arrays["neutral"][:END].astype(np.float32)
     triangles = _drawn(arrays["triangles"].astype(np.int64))
     around, place = _around(triangles)
@@ -133,18 +143,27 @@ def open_head(path: Path) -> Head:
     )
 
 
+def head_file(path: Path) -> Path:
+    """The file that `path` stands for: itself, or what a folder holds under the head's own name."""
+    return path / NAME if path.is_dir() else path
+
+
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in _EXPECTED}
     except FileNotFoundError:
-        raise UserError(f"head {path} does not exist: give the folder or path of {NAME}") from None
+        raise UserError(
+            f"head {path} does not exist: give the folder or path of {NAME}, which "
+            "python -m d2r_fast.bench.miniature.pack_head makes"
+        ) from None
     except KeyError as error:
         raise UserError(f"head {path} lacks {error.args[0]}: give {NAME}") from None
     except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"head {path} cannot be read ({error}): give {NAME}, whole") from None
     for name, array in arrays.items():
         _check(path, name, array)
+    _check_world(path, arrays)
     return arrays
 
 
@@ -162,6 +181,23 @@ def _check(path: Path, name: str, array: NDArray[Any]) -> None:
         raise UserError(
             f"head {path}: {name} names vertices beyond 0..{NUM_VERTICES - 1}: give {NAME}, undamaged"
         )
+
+
+def _check_world(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """See that whoever the world casts and stages can be drawn."""
+    num_identity, num_expressions = len(arrays["identity_delta"]), len(arrays["expression_delta"])
+    names = arrays["expression_names"].tolist()
+    if num_identity < NUM_COEFFICIENTS:
+        raise UserError(
+            f"head {path} has {num_identity} identity shapes, fewer than the {NUM_COEFFICIENTS} of a person: "
+            f"give {NAME}, whole"
+        )
+    if num_expressions != len(names):
+        raise UserError(
+            f"head {path} has {num_expressions} expression shapes and {len(names)} names: give {NAME}, undamaged"
+        )
+    if missing := sorted(NEEDED_EXPRESSIONS.difference(names)):
+        raise UserError(f"head {path} lacks the expressions {', '.join(missing)}: give {NAME}, whole")
 
 
 def _flat(deltas: NDArray[Any]) -> torch.Tensor:

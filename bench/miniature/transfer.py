@@ -11,20 +11,18 @@ method has seen. Stopped, it goes on where it was. The last line is JSON.
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from d2r_fast.bench.machine import describe_machine, describe_versions, revision
 from d2r_fast.bench.miniature.domains import SIDE, render_domain
 from d2r_fast.bench.miniature.experiment import Clock, settle
+from d2r_fast.bench.miniature.processes import side_by_side
 from d2r_fast.bench.miniature.transfer_results import measure_transfer, save
 from d2r_fast.engine.config import Frozen
 from d2r_fast.engine.console import say
@@ -43,6 +41,8 @@ OWN, OTHERS = "own-photographs", "other-photographs"
 """Folders: what is learnt from, the renders that are translated; the same people photographed, and other people."""
 FIRST = {RENDERS: 0, PHOTOGRAPHS: 1_000_000, HELD: 2_000_000, OWN: 2_000_000, OTHERS: 3_000_000}
 """First identity of each: nobody is in two, but for those photographed on purpose."""
+JUDGE = "recogniser"
+"""The experiment's own recogniser, as folder and in what was found."""
 
 
 class TransferExperiment(Frozen):
@@ -72,9 +72,21 @@ class TransferExperiment(Frozen):
     width: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Likewise."""
     recognisers: tuple[Path, ...] = ()
-    """More of them to ask."""
+    """More of them to ask, called by the names of their files or folders."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: str = "auto"
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> "TransferExperiment":
+        names = [JUDGE]
+        for path in self.recognisers:
+            if path.stem in names:
+                raise ValueError(
+                    f"recogniser {path} has the name of another one, {path.stem} (the experiment's own is called "
+                    f"{JUDGE}): give a copy or a link of another name"
+                )
+            names.append(path.stem)
+        return self
 
 
 def transfer(experiment: TransferExperiment) -> dict[str, Any]:
@@ -97,8 +109,7 @@ def transfer(experiment: TransferExperiment) -> dict[str, Any]:
             clock(f"translate by {method}", partial(translate, translation_of(experiment, method, number)))
             folders[f"{method}, seed {experiment.seed + number}"] = folder_of(experiment, method, number)
     found = measure_transfer(
-        experiment.out, folders=folders,
-        recognisers=(experiment.out / "recogniser", *experiment.recognisers), side=experiment.side,
+        experiment.out, folders=folders, recognisers=judges_of(experiment), side=experiment.side,
         seed=experiment.seed, device=experiment.device,
     )  # fmt: skip
     return {"settings": settings_of(experiment), "seconds": clock.seconds, **found}
@@ -125,10 +136,15 @@ def render_all(experiment: TransferExperiment) -> None:
 def recogniser_of(experiment: TransferExperiment) -> TrainConfig:
     """IR-18 with AdaFace on the renders, which judges the translations and takes no part in them."""
     return TrainConfig(
-        data=experiment.out / RENDERS, out=experiment.out / "recogniser", backbone="ir_18", width=experiment.width,
+        data=experiment.out / RENDERS, out=experiment.out / JUDGE, backbone="ir_18", width=experiment.width,
         epochs=experiment.epochs, batch_size=64, warmup_epochs=min(1.0, experiment.epochs / 4), augment="adaface",
         seed=experiment.seed, device=experiment.device,
     )  # fmt: skip
+
+
+def judges_of(experiment: TransferExperiment) -> dict[str, Path]:
+    """Every recogniser that is asked, by its name: the experiment's own, and those given."""
+    return {JUDGE: experiment.out / JUDGE} | {path.stem: path for path in experiment.recognisers}
 
 
 def train_all(experiment: TransferExperiment, method: Method) -> None:
@@ -140,17 +156,14 @@ def train_all(experiment: TransferExperiment, method: Method) -> None:
         RunError: the disk is full, or a training failed.
     """
     configs = [training_of(experiment, method, number) for number in range(experiment.trainings)]
-    with ProcessPoolExecutor(min(len(configs), os.cpu_count() or 1), get_context("spawn")) as pool:
+    with side_by_side(experiment.device) as pool:
         list(pool.map(train_one, configs))
 
 
 def train_one(config: TransferConfig) -> None:
     """In a process of its own."""
-    import torch
-
     from d2r_fast.translation.training.train_transfer import train_transfer
 
-    torch.set_num_threads(1)
     train_transfer(config)
 
 

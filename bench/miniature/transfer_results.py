@@ -29,13 +29,17 @@ LEAST_FALL, LEAST_KEPT = 1 / 3, 0.8
 NUM_COLUMNS, GAP, ZOOM = 12, 2, 2
 Pictures = NDArray[np.uint8]
 Json = dict[str, Any]
+Paths = Mapping[str, Path]
 
 
 def measure_transfer(
-    out: Path, *, folders: Mapping[str, Path], recognisers: Sequence[Path], side: int, seed: int, device: str
+    out: Path, *, folders: Paths, recognisers: Paths, side: int, seed: int, device: str
 ) -> Json:
     """Distance and identity of every translation in `folders` (method -> folder), beside those of the untranslated
     renders and of the same people's own photographs; writes the contact sheet.
+
+    Args:
+        recognisers: all that say how much identity is kept, by name.
 
     Raises:
         UserError: a recogniser cannot be opened.
@@ -56,7 +60,7 @@ def measure_transfer(
         "num_pictures": len(held), "num_photographs": len(others),
         **measure_distances(sets, others, other_labels, side=side, seed=seed),
         "identity": {
-            name: measure_identity(path, sets, labels, device=device) for name, path in _named(recognisers).items()
+            name: measure_identity(path, sets, labels, device=device) for name, path in recognisers.items()
         },
     }  # fmt: skip
 
@@ -128,10 +132,6 @@ def save(document: Json, out: Path, *, folder: Path | None) -> None:
     stem = f"transfer-{slug(document['machine'])}-{datetime.date.today().isoformat()}"
     write_atomic(folder / f"{stem}.json", data)
     write_atomic(folder / f"{stem}-sheet.png", (out / SHEET).read_bytes())
-
-
-def _named(recognisers: Sequence[Path]) -> dict[str, Path]:
-    return {path.stem: path for path in recognisers}
 
 
 def _row(pictures: Pictures) -> Pictures:

@@ -2,7 +2,8 @@
 
     {"kind": "random", "size": "mini", "seed": 0, "licence": "...", "files": {path: {"sha256", "bytes"}}}
     {"kind": "released", "files": {path: {"repo", "revision", "sha256", "bytes", "licence"}}}
-    {"kind": "miniature", "recipe": {...}, "files": {path: {"sha256", "bytes", "licence"}}}
+    {"kind": "miniature", "recipe": {...}, "packed": sha256 of the packed one's card,
+     "files": {path: {"sha256", "bytes", "licence"}}}
 
 A folder put together by hand has none, and serves all the same.
 """

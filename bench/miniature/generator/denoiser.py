@@ -1,7 +1,9 @@
 """The miniature's UNet and text encoder, trained together as Arc2Face was: noise predicted from noised latents, with a
 face's embedding in the place of a word (Papantoniou et al., ECCV 2024), by Stable Diffusion's schedule.
 
-Steps are weighed by min-SNR-5 (Hang et al., ICCV 2023), which few steps need.
+Times are weighed by their signal's share of the noise and one more (SNR + 1: Salimans and Ho, ICLR 2022), at most 5 of
+it (min-SNR-5: Hang et al., ICCV 2023): few steps suffice where little noise is left, and where nearly all is noise, who
+it will be is decided.
 """
 
 from pathlib import Path
@@ -27,7 +29,7 @@ from d2r_fast.engine.condition import (
 from d2r_fast.engine.models.configs import SCHEDULER_CONFIG
 from d2r_fast.translation.training.seeds import torch_draws
 
-MOST_SNR = 5.0
+MOST_SNR, MOST_WEIGHT = 5.0, 10.0
 LISTENING = 6.0
 """How loudly a word asks for the face: nearly all of its attention goes there."""
 CROSS = "attn2"
@@ -132,8 +134,7 @@ def train_denoiser(
         noised, times, told, dropped, noise, kept = (value.to(device) for value in inputs)
         predicted = denoiser(noised, times, denoiser.contexts(told, dropped))
         each = (predicted - noise).square().mean((1, 2, 3))
-        snr = kept / (1 - kept)
-        return {"loss": (each * snr.clamp(max=MOST_SNR) / snr).mean(), "noise": each.mean()}
+        return {"loss": (each * weight(kept)).mean(), "noise": each.mean()}
 
     about = {
         "kind": "miniature denoiser",
@@ -145,6 +146,12 @@ def train_denoiser(
         average=recipe.average, pace=pace,
     )  # fmt: skip
     return denoiser.cpu()
+
+
+def weight(kept: Tensor) -> Tensor:
+    """Of a time's error in the noise, by the share of the signal's variance that is left at it."""
+    snr = kept / (1 - kept)
+    return ((snr + 1).clamp(max=MOST_SNR) / snr).clamp(max=MOST_WEIGHT)
 
 
 def kept_signal() -> Tensor:

@@ -20,7 +20,7 @@ from d2r_fast.bench.miniature.generator.autoencoder import encode, train_autoenc
 from d2r_fast.bench.miniature.generator.denoiser import train_denoiser
 from d2r_fast.bench.miniature.generator.pack import pack
 from d2r_fast.bench.miniature.generator.pictures import draw_pictures, embed
-from d2r_fast.bench.miniature.generator.recipe import RECOGNISER, MiniatureRecipe
+from d2r_fast.bench.miniature.generator.recipe import RECOGNISER, MiniatureRecipe, read_recipe
 from d2r_fast.bench.miniature.generator.samples import draw_samples, measure_offset
 from d2r_fast.engine.console import say
 from d2r_fast.engine.device import find_device
@@ -96,8 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default cpu)")
     given = parser.parse_args(arguments)
     try:
-        changes = {} if given.recipe is None else json.loads(given.recipe.read_text())
-        recipe = MiniatureRecipe(**changes)
+        recipe = MiniatureRecipe() if given.recipe is None else read_recipe(given.recipe)
         seconds = make(recipe, given.facekit, given.out, device=find_device(given.device))
     except (UserError, RunError) as error:
         say(f"miniature: {error}")

@@ -14,17 +14,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field, field_validator
 
 from d2r_fast.bench.miniature.crops import cut, draw_and_cut
 from d2r_fast.bench.miniature.domains import Domain
 from d2r_fast.bench.miniature.generator.pictures import Pixels
-from d2r_fast.bench.miniature.generator.recipe import EVALUATION
+from d2r_fast.bench.miniature.generator.recipe import EVALUATION, MOST
 from d2r_fast.bench.miniature.head import Head, open_head
+from d2r_fast.engine.config import Frozen
 from d2r_fast.engine.console import say
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.generator import Arc2FaceGenerator
@@ -39,8 +41,35 @@ from d2r_fast.translation.compare.mmd import squared_mmd
 STEP = 100
 """From a number whose picture holds no face to the next one that is tried."""
 ARC = (0.0, 0.25, 0.5, 0.75, 1.0)
+FEWEST = 4
+"""People: the offset is made of half of them and tried on the others, and a distance needs two pictures."""
 Embeddings = NDArray[np.float32]
 Json = dict[str, Any]
+
+
+class QualityConfig(Frozen):
+    """What is measured, on whom, and how pictures are drawn."""
+
+    facekit: Path
+    models: Path
+    people: Annotated[int, Field(le=MOST)] = 60
+    """People to draw, at least 4: the offset is made of half of them and tried on the other half."""
+    steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Sampling steps."""
+    guidance: Annotated[float, Field(ge=0)] = 2.0
+    """Classifier-free guidance scale."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Decides who is drawn, and the noise."""
+
+    @field_validator("people")
+    @classmethod
+    def _enough(cls, given: int) -> int:
+        if given < FEWEST:
+            raise ValueError(
+                f"give at least {FEWEST}: the offset is made of half of the people and tried on the other half, and "
+                "each needs two"
+            )
+        return given
 
 
 @dataclass(frozen=True)
@@ -83,6 +112,14 @@ class Trial:
         """Crops of the pictures that hold one face, and which those are."""
         crops, good = cut(torch.from_numpy(pictures), self.detector)
         return crops.numpy(), good
+
+
+def open_trial(config: QualityConfig) -> Trial:
+    """UserError where the head or a network cannot be read."""
+    return Trial(
+        open_head(config.facekit), Arc2FaceGenerator.from_pretrained(config.models),
+        Recogniser.load(config.models / RECOGNISER.weights[0]), MTCNN(), config.seed, config.steps, config.guidance,
+    )  # fmt: skip
 
 
 def measure(trial: Trial, *, num_people: int) -> Json:
@@ -166,21 +203,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("facekit", type=Path)
     parser.add_argument("models", type=Path)
-    parser.add_argument("--people", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=2.0)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args(arguments)
+    for name, field in QualityConfig.model_fields.items():
+        if isinstance(field.annotation, type) and field.annotation is not Path:
+            parser.add_argument(
+                f"--{name}", type=field.annotation, default=field.default, help=field.description
+            )
+    given = vars(parser.parse_args(arguments))
     try:
-        trial = Trial(
-            open_head(given.facekit), Arc2FaceGenerator.from_pretrained(given.models),
-            Recogniser.load(given.models / RECOGNISER.weights[0]), MTCNN(), given.seed, given.steps, given.guidance,
-        )  # fmt: skip
-        found = measure(trial, num_people=given.people)
+        config = QualityConfig(**given)
+        found = measure(open_trial(config), num_people=config.people)
     except (UserError, RunError) as error:
         say(f"quality: {error}")
         return error.exit_code
-    print(json.dumps({"name": "miniature quality", "models": given.models.name, **found}))
+    print(json.dumps({"name": "miniature quality", "models": config.models.name, **found}))
     return 0
 
 

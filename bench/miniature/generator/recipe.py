@@ -1,10 +1,13 @@
 """What the miniature's generator is, and what it is trained on and for how long."""
 
+import json
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from d2r_fast.engine.config import Frozen
+from d2r_fast.engine.config import Frozen, unknown_setting
+from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.models import configs
 
 RECOGNISER, GENERATOR, SOURCE, EVALUATION = 10_000_000, 11_000_000, 12_000_000, 13_000_000
@@ -12,6 +15,14 @@ RECOGNISER, GENERATOR, SOURCE, EVALUATION = 10_000_000, 11_000_000, 12_000_000, 
 are verified: nobody is in two."""
 MOST = GENERATOR - RECOGNISER
 """Of each."""
+VAE_GROUPS, UNET_GROUPS = 8, 16
+"""Channels are normalised in so many groups."""
+HEADS = 4
+"""Of every attention in UNet and text encoder."""
+VaeChannels = Annotated[int, Field(gt=0, multiple_of=VAE_GROUPS)]
+UnetChannels = Annotated[int, Field(gt=0, multiple_of=UNET_GROUPS)]
+EXAMPLE = '{"steps": 4000}'
+"""Of a file that changes the recipe."""
 
 
 class MiniatureRecipe(Frozen):
@@ -29,33 +40,44 @@ class MiniatureRecipe(Frozen):
     identities: Annotated[int, Field(ge=2, le=MOST)] = 2500
     images: Annotated[int, Field(ge=1)] = 4
     """What the generator is trained on, of each identity."""
-    vae_channels: tuple[int, int, int, int] = (16, 32, 64, 64)
+    vae_channels: tuple[VaeChannels, VaeChannels, VaeChannels, VaeChannels] = (16, 32, 64, 64)
     vae_steps: Annotated[int, Field(ge=1)] = 4000
     vae_batch_size: Annotated[int, Field(ge=1)] = 8
     vae_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    unet_channels: tuple[int, int, int, int] = (64, 96, 128, 128)
-    context: Annotated[int, Field(ge=16)] = 128
+    unet_channels: tuple[UnetChannels, UnetChannels, UnetChannels, UnetChannels] = (64, 96, 128, 128)
+    context: Annotated[int, Field(ge=16, multiple_of=HEADS)] = 128
     """Values of a token."""
     encoder_layers: Annotated[int, Field(ge=1)] = 2
-    steps: Annotated[int, Field(ge=1)] = 10_000
+    steps: Annotated[int, Field(ge=1)] = 8000
     batch_size: Annotated[int, Field(ge=1)] = 32
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    learning_rate: Annotated[float, Field(gt=0)] = 7e-4
     dropped: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the pictures that are learnt without their identity, for classifier-free guidance."""
     average: Annotated[float, Field(gt=0, lt=1)] = 0.999
     """The weights that come out are a mean over about 1 / (1 - average) steps."""
 
+    @model_validator(mode="after")
+    def _fitting(self) -> "MiniatureRecipe":
+        if self.embedding_dim > self.context:
+            raise ValueError(
+                f"embedding_dim {self.embedding_dim} with context {self.context}: an embedding takes a token's place, "
+                "give at least as large a context"
+            )
+        return self
+
     @property
     def vae(self) -> dict[str, Any]:
         """config.json, but for what the latents' spread turns out to be."""
-        return configs.vae(sample_size=self.side, channels=list(self.vae_channels), layers=1, groups=8)
+        return configs.vae(
+            sample_size=self.side, channels=list(self.vae_channels), layers=1, groups=VAE_GROUPS
+        )
 
     @property
     def unet(self) -> dict[str, Any]:
         """Stable Diffusion's, but for the attention at full size, which took half of a step's time."""
         return configs.unet(
-            sample_size=self.side // 8, channels=list(self.unet_channels), layers=1, heads=4,
-            context=self.context, groups=16,
+            sample_size=self.side // 8, channels=list(self.unet_channels), layers=1, heads=HEADS,
+            context=self.context, groups=UNET_GROUPS,
         ) | {
             "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 2, "DownBlock2D"],
             "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 2, "UpBlock2D"],
@@ -64,5 +86,33 @@ class MiniatureRecipe(Frozen):
     @property
     def encoder(self) -> dict[str, Any]:
         return configs.encoder(
-            width=self.context, layers=self.encoder_layers, heads=4, id_embedding_dim=self.embedding_dim
+            width=self.context, layers=self.encoder_layers, heads=HEADS, id_embedding_dim=self.embedding_dim
         )
+
+
+def read_recipe(path: Path) -> MiniatureRecipe:
+    """The recipe, but for what a JSON file says otherwise.
+
+    Raises:
+        UserError: no such file, not JSON, not an object, an unknown key, or a value that is not allowed.
+    """
+    changes = _read_object(path)
+    try:
+        for name in changes:
+            if name not in MiniatureRecipe.model_fields:
+                raise UserError(unknown_setting(name, list(MiniatureRecipe.model_fields)))
+        return MiniatureRecipe(**changes)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        changes = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read the recipe {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}): give settings such as {EXAMPLE}") from None
+    if not isinstance(changes, dict):
+        raise UserError(f"{path} holds {type(changes).__name__}, not an object of settings such as {EXAMPLE}")
+    return changes

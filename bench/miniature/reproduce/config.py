@@ -1,8 +1,9 @@
 """What the experiment is told (`ReproduceConfig`: its fields are the flags of `d2r-fast reproduce`), and how much of
 everything it makes (`Scale`)."""
 
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 from tyro.conf import FlagCreatePairsOff
@@ -10,6 +11,8 @@ from tyro.conf import FlagCreatePairsOff
 from d2r_fast.engine.config import Frozen
 
 Count = Annotated[int, Field(ge=1)]
+SPARE = 0.75
+"""Share of the pairs of one identity that may be asked for: pictures in which no face is found are dropped."""
 MOST = 100_000
 """Identities of a kind: their numbers follow each other without meeting."""
 
@@ -29,7 +32,7 @@ class Scale(Frozen):
     held_identities: Annotated[int, Field(ge=2, le=MOST)] = 100
     """Photographed people who are verified."""
     held_images: Annotated[int, Field(ge=2)] = 8
-    pairs: Annotated[int, Field(ge=20, multiple_of=20)] = 3000
+    pairs: Annotated[int, Field(ge=20, multiple_of=20)] = 2000
     steps: Count = 10
     """Sampling steps."""
     guidance: Annotated[float, Field(ge=0)] = 2.0
@@ -44,11 +47,21 @@ class Scale(Frozen):
     seeds: Annotated[int, Field(ge=1, le=10)] = 3
     """Networks that are trained on each set."""
 
+    @model_validator(mode="after")
+    def _enough_pairs(self) -> Self:
+        genuine = self.held_identities * math.comb(self.held_images, 2)
+        if self.pairs > SPARE * genuine:
+            raise ValueError(
+                f"pairs {self.pairs} of {self.held_identities} people with {self.held_images} images: give "
+                f"{SPARE * genuine:.0f} or fewer"
+            )
+        return self
+
 
 FULL = Scale()
 QUICK = Scale(
     identities=40, images=6, latents=3, target_identities=30, target_images=3, held_identities=40, held_images=6,
-    pairs=1000, steps=8, transfer_steps=100, epochs=6, seeds=1,
+    pairs=400, steps=8, transfer_steps=100, epochs=6, seeds=1,
 )  # fmt: skip
 """Small enough for every change to the code: whether the direction is right, not how far it goes."""
 
@@ -61,8 +74,8 @@ class ReproduceConfig(Frozen):
     train and evaluate, one after the other."""
     facekit: Path
     """The head that people are made of: ICT-FaceKit as .npz, or its folder."""
-    models: Path
-    """Model folder of the miniature."""
+    models: Path | None = None
+    """Model folder of a miniature. Default: the one that comes with the package, written to models in `out`."""
     out: Path = Path("reproduced")
     """Folder for the sets, the networks, the tables, the plots and the page. A run that was stopped goes on where it
     was."""
@@ -78,6 +91,10 @@ class ReproduceConfig(Frozen):
         if not self.miniature:
             raise ValueError("give --miniature: it is the one world that is drawn here")
         return self
+
+    @property
+    def model_folder(self) -> Path:
+        return self.out / "models" if self.models is None else self.models
 
     @property
     def scale(self) -> Scale:

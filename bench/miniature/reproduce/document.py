@@ -5,20 +5,32 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from d2r_fast.bench.miniature.reproduce.config import ReproduceConfig, Scale
-from d2r_fast.bench.miniature.reproduce.scores import read_rankings
+from d2r_fast.bench.miniature.reproduce.difference import Difference, difference
+from d2r_fast.bench.miniature.reproduce.photographs import behind, behind_guide
+from d2r_fast.bench.miniature.reproduce.scores import rank_measures
 from d2r_fast.bench.miniature.reproduce.sets import (
     DIGI2REAL,
     MAIN,
     REAL,
     RENDERS,
+    SYN2AUTH,
     UNIFORM,
     parts_of,
 )
-from d2r_fast.bench.miniature.reproduce.trials import trials_of
+from d2r_fast.bench.miniature.reproduce.trials import GUIDE, read_verified, trials_of
 from d2r_fast.engine.source import open_source
 from d2r_fast.recognition.evaluation.results import statistic
 
 DOCUMENT = "reproduced.json"
+HEADINGS = (
+    "identities",
+    "images",
+    "steps",
+    "photographs behind it, named + unnamed",
+    "accuracy, %",
+    "by seed",
+)
+"""Of the columns beside the first."""
 Json = dict[str, Any]
 
 
@@ -32,31 +44,50 @@ class Table:
 
 def describe(config: ReproduceConfig, names: Sequence[str], seconds: dict[str, float]) -> Json:
     """Everything, from what lies in the experiment's folder."""
-    sets = {name: describe_set(config, name) for name in names}
-    means = {name: sets[name]["accuracy"]["mean"] for name in MAIN}
-    room = means[REAL] - means[RENDERS]
+    apart = {name: apart_from_renders(config, name) for name in MAIN if name != RENDERS}
+    room = apart[REAL]
     return {
-        "name": "reproduce", "settings": settings_of(config), "seconds": seconds, "sets": sets,
-        "digi2real_less_renders": means[DIGI2REAL] - means[RENDERS],
+        "name": "reproduce", "settings": settings_of(config), "seconds": seconds,
+        "sets": {name: describe_set(config, name) for name in names} | {GUIDE: describe_guide(config)},
+        "over_renders": {name: found.entry() for name, found in apart.items()},
         "gap_closed": {
-            name: (means[name] - means[RENDERS]) / room if room > 0 else None
-            for name in MAIN if name not in (RENDERS, REAL)
+            name: found.mean / room.mean if room.mean > 0 and room.is_sure else None
+            for name, found in apart.items() if name != REAL
         },
-        "measures": read_rankings(config),
+        "measures": [] if config.quick else rank_measures(config, names),
     }  # fmt: skip
 
 
 def settings_of(config: ReproduceConfig) -> Json:
-    """Everything that decides what comes out, but for the head and the models."""
+    """What decides what comes out, but for the head and the models."""
     return {"seed": config.seed, "quick": config.quick, **config.scale.model_dump(mode="json")}
 
 
+def apart_from_renders(config: ReproduceConfig, name: str) -> Difference:
+    """How much better a set is to train on than renders."""
+    one, other = (
+        [trial.verified["folds"] for trial in trials_of(config, which)] for which in (name, RENDERS)
+    )
+    return difference(one, other)
+
+
 def describe_set(config: ReproduceConfig, name: str) -> Json:
-    """How large a set is, and what was reached with it."""
+    """How large a set is, what it took, and what was reached with it."""
     held = [identity for identity in open_source(config.out / name).identities if identity.images]
-    found = [trial.accuracy for trial in trials_of(config, name)]
+    trials = trials_of(config, name)
+    found = [trial.verified["accuracy"] for trial in trials]
     return {
         "identities": len(held), "images": sum(len(identity.images) for identity in held),
+        "steps": trials[0].steps, "photographs": behind(config, name),
+        "accuracy": {**asdict(statistic(found)), "seeds": found},
+    }  # fmt: skip
+
+
+def describe_guide(config: ReproduceConfig) -> Json:
+    """The network that (b) is steered by, which no set here trained."""
+    found = [read_verified(config.out / GUIDE)["accuracy"]]
+    return {
+        "identities": None, "images": None, "steps": None, "photographs": behind_guide(config),
         "accuracy": {**asdict(statistic(found)), "seeds": found},
     }  # fmt: skip
 
@@ -68,8 +99,9 @@ def tables_of(document: Json) -> list[Table]:
         Table(
             "Table 5: what is trained on",
             {
-                "renders": "(a) renders", DIGI2REAL: "(b) Digi2Real of them",
-                "syn2auth": "(c) translated by UNSB, as Syn2Auth does", REAL: "(d) photographs of others",
+                RENDERS: "(a) renders", DIGI2REAL: "(b) Digi2Real of them",
+                SYN2AUTH: "(c) translated by UNSB, as Syn2Auth does", REAL: "(d) photographs of others",
+                GUIDE: "the network that (b) is steered by",
             },
         )
     ]  # fmt: skip
@@ -95,47 +127,52 @@ def tables_of(document: Json) -> list[Table]:
 
 
 def row_of(document: Json, name: str) -> list[str]:
-    """Identities, images, mean accuracy with its deviation, and each seed's, as text."""
+    """A set under the HEADINGS, as text: the mean accuracy with its deviation, and each seed's."""
     found = document["sets"][name]
-    accuracy = found["accuracy"]
+    accuracy, photographs = found["accuracy"], found["photographs"]
     spread = "" if accuracy["std"] is None else f" ± {100 * accuracy['std']:.2f}"
     return [
-        f"{found['identities']:,}", f"{found['images']:,}", f"{100 * accuracy['mean']:.2f}{spread}",
+        *("" if found[count] is None else f"{found[count]:,}" for count in ("identities", "images", "steps")),
+        "unknown" if photographs is None else f"{photographs['named']:,} + {photographs['unnamed']:,}",
+        f"{100 * accuracy['mean']:.2f}{spread}",
         ", ".join(f"{100 * value:.2f}" for value in accuracy["seeds"]),
-    ]  # fmt: skip
+    ]
 
 
 def render_tables(document: Json) -> str:
     """The tables in Markdown."""
     lines = []
     for table in tables_of(document):
-        lines += [
-            f"| {table.title} | identities | images | accuracy, % | by seed |",
-            "|---|---:|---:|---:|---|",
-        ]
+        lines += [f"| {table.title} | {' | '.join(HEADINGS)} |", "|---|---:|---:|---:|---:|---:|---|"]
         lines += [f"| {' | '.join([said, *row_of(document, name)])} |" for name, said in table.rows.items()]
         lines.append("")
     return "\n".join(lines)
 
 
 def render_measures(document: Json) -> str:
-    """How the measures of `quality` rank the sets beside their accuracies, in Markdown."""
-    lines = ["| measure | sets | Spearman's rho | 95 % |", "|---|---:|---:|---|"]
-    for found in document["measures"]:
-        if found["rho"] is not None:
-            interval = "" if found["low"] is None else f"{found['low']:+.2f} to {found['high']:+.2f}"
-            lines.append(f"| {found['measure']} | {found['num']} | {found['rho']:+.2f} | {interval} |")
-    return "\n".join(lines)
+    """How the measures of `quality` rank the sets beside their accuracies, in Markdown; nothing where none did."""
+    lines = [f"| {' | '.join(row)} |" for row in measure_rows(document)]
+    return "\n".join(["| measure | rho, sets of one size | rho, all sets | all |", "|---|---:|---:|---:|", *lines]
+                     if lines else [])  # fmt: skip
+
+
+def measure_rows(document: Json) -> list[list[str]]:
+    """Measure, its rhos and the number of sets, as text; those that tell sets apart."""
+    return [
+        [found["measure"], *("" if found[rho] is None else f"{found[rho]:+.2f}" for rho in ("rho_whole", "rho")),
+         str(found["num"])]
+        for found in document["measures"] if found["rho"] is not None
+    ]  # fmt: skip
 
 
 def say_direction(document: Json) -> str:
     """The claim and what came of it, in a sentence."""
-    difference = 100 * document["digi2real_less_renders"]
-    verdict = (
-        f"Digi2Real beats renders by {difference:.2f} points"
-        if difference > 0
-        else f"Digi2Real does not beat renders: it is {-difference:.2f} points below"
-    )
+    found = document["over_renders"][DIGI2REAL]
+    mean, error = 100 * found["mean"], f"{100 * found['error']:.1f} points"
+    if not found["sure"]:
+        return f"Digi2Real and renders do not differ beyond chance: {mean:+.1f} ± {error}."
+    if mean < 0:
+        return f"Digi2Real does not beat renders: it is {-mean:.1f} ± {error} below."
     closed = document["gap_closed"][DIGI2REAL]
-    share = "" if closed is None else f", {closed:.0%} of what photographs would add"
-    return f"{verdict}{share}."
+    share = "" if closed is None else f", {closed:.0%} of what as many photographs of others would add"
+    return f"Digi2Real beats renders by {mean:.1f} ± {error}{share}."

@@ -11,7 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from d2r_fast.bench.miniature.reproduce.document import row_of, say_direction, tables_of
+from d2r_fast.bench.miniature.reproduce.document import (
+    HEADINGS,
+    measure_rows,
+    row_of,
+    say_direction,
+    tables_of,
+)
 from d2r_fast.bench.miniature.reproduce.sets import DIGI2REAL, MAIN, REAL, RENDERS
 from d2r_fast.engine.decode import decode
 from d2r_fast.engine.source import Source, open_source
@@ -37,7 +43,8 @@ def render_page(document: Json, *, sheet: bytes, plot: bytes) -> str:
             {"title": table.title, "rows": [[said, *row_of(document, name)] for name, said in table.rows.items()]}
             for table in tables_of(document)
         ],
-        measures=[found for found in document["measures"] if found["rho"] is not None],
+        headings=HEADINGS,
+        measures=measure_rows(document),
     )  # fmt: skip
 
 

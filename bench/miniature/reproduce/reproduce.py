@@ -10,6 +10,8 @@ from functools import partial
 
 from d2r_fast.bench.machine import describe_machine, describe_versions, revision
 from d2r_fast.bench.miniature.experiment import Clock, settle
+from d2r_fast.bench.miniature.head import head_file, open_head
+from d2r_fast.bench.miniature.processes import side_by_side
 from d2r_fast.bench.miniature.reproduce.config import ReproduceConfig
 from d2r_fast.bench.miniature.reproduce.document import (
     DOCUMENT,
@@ -34,10 +36,13 @@ from d2r_fast.bench.miniature.reproduce.sets import (
     translation_of,
     translation_training_of,
 )
-from d2r_fast.bench.miniature.reproduce.trials import run_trials, side_by_side
+from d2r_fast.bench.miniature.reproduce.trials import run_trials
 from d2r_fast.engine.device import find_device
 from d2r_fast.engine.errors import RunError
-from d2r_fast.engine.files import write_atomic
+from d2r_fast.engine.files import sha256_file, write_atomic
+from d2r_fast.engine.marker import document_digest
+from d2r_fast.engine.models.layout import describe_files
+from d2r_fast.engine.models.miniature import MINIATURE, PACKED, unpack_miniature
 
 TABLES = "reproduced.md"
 
@@ -49,20 +54,39 @@ def reproduce(config: ReproduceConfig) -> int:
         UserError: no head or no models there, or `out` holds another experiment.
         RunError: the disk is full, or a part failed.
     """
-    settle(config.out, settings_of(config))
+    begin(config)
     clock, names = Clock("reproduce", config.out), names_of(config)
     clock("draw", partial(draw_all, config))
-    with side_by_side(config) as pool:
+    with side_by_side(config.device) as pool:
         learning = pool.submit(learn_translation, config)
         clock("rank", partial(rank, config))
         clock("offset", partial(measure_offset, config))
-        clock("generate", partial(generate_all, config))
-        clock("learn to translate", learning.result)
+        clock("generate, beside learning to translate", partial(generate_all, config))
+        clock("learn to translate, from there on", learning.result)
     clock("translate", partial(translate_all, config))
     clock("train and verify", partial(run_trials, config, names))
-    clock("measure", partial(score_all, config, names))
+    if not config.quick:
+        clock("measure", partial(score_all, config, names))
     write_all(config, names, clock.seconds)
     return 0
+
+
+def begin(config: ReproduceConfig) -> None:
+    """See that everything is there, and that what is in `out` was made of the same."""
+    open_head(config.facekit)
+    settle(config.out, settings_of(config) | made_of(config))
+    if config.models is None and not config.model_folder.exists():
+        unpack_miniature(MINIATURE / PACKED, config.model_folder)
+
+
+def made_of(config: ReproduceConfig) -> dict[str, str]:
+    """Digests of the head and of the networks that draw, wherever they lie."""
+    models = MINIATURE / PACKED if config.models is None else config.models
+    networks, _ = describe_files(models, recogniser=None, detector="mtcnn", sampler="dpm++2m")
+    return {
+        "head": sha256_file(head_file(config.facekit)),
+        "networks": document_digest({name: network["sha256"] for name, network in networks.items()}),
+    }
 
 
 def generate_all(config: ReproduceConfig) -> None:
@@ -104,8 +128,8 @@ def translate_all(config: ReproduceConfig) -> None:
 def write_all(config: ReproduceConfig, names: list[str], seconds: dict[str, float]) -> None:
     """Document, tables, pictures, plot and page, and the tables on the terminal."""
     document = describe(config, names, seconds) | {
-        "machine": describe_machine(find_device(config.device)), "versions": describe_versions(),
-        "revision": revision(), "date": datetime.date.today().isoformat(),
+        "made_of": made_of(config), "machine": describe_machine(find_device(config.device)),
+        "versions": describe_versions(), "revision": revision(), "date": datetime.date.today().isoformat(),
     }  # fmt: skip
     tables = f"{render_tables(document)}\n{render_measures(document)}\n"
     sheet, plot = render_sheet(config.out), render_plot(document)

@@ -8,6 +8,7 @@ real                 photographs of other people: what is to be had with consent
 digi2real-...        parts of digi2real, as links: fewer images, fewer people, the most distinct people (Tables 1, 3, 4)
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -90,7 +91,7 @@ def rank(config: ReproduceConfig) -> None:
     if ranking.exists():
         return
     embed_source(
-        config.out / RENDERS, models=config.models, out=embeddings, recogniser=None, source_alignment="aligned",
+        config.out / RENDERS, models=config.model_folder, out=embeddings, recogniser=None, source_alignment="aligned",
         detector="mtcnn", batch_size=64, device=config.device, recogniser_device="auto",
     )  # fmt: skip
     rank_identities(embeddings, out=ranking)
@@ -102,7 +103,7 @@ def measure_offset(config: ReproduceConfig) -> None:
     if offset.exists():
         return
     make_offset(
-        real=config.out / TARGET, rendered=config.out / RENDERS, models=config.models, out=offset,
+        real=config.out / TARGET, rendered=config.out / RENDERS, models=config.model_folder, out=offset,
         samples=scale.target_identities * scale.target_images, seed=config.seed, recogniser=None, detector="mtcnn",
         batch_size=32, device=config.device, recogniser_device="auto",
     )  # fmt: skip
@@ -112,10 +113,10 @@ def generation_of(config: ReproduceConfig, name: str) -> GenerateConfig:
     """Digi2Real of the renders."""
     scale = config.scale
     return GenerateConfig(
-        source=config.out / RENDERS, models=config.models, out=config.out / name, ranking=config.out / RANKING,
+        source=config.out / RENDERS, models=config.model_folder, out=config.out / name, ranking=config.out / RANKING,
         clip_offset=config.out / OFFSET, images_per_identity=scale.images, source_images_per_identity=scale.latents,
         alpha=ALPHAS[name], source_alignment="aligned", steps=scale.steps, guidance=scale.guidance,
-        format="imagefolder", seed=config.seed, device=config.device,
+        format="imagefolder", image_format="png", seed=config.seed, device=config.device,
     )  # fmt: skip
 
 
@@ -140,7 +141,7 @@ def translation_of(config: ReproduceConfig) -> TranslateConfig:
 
 
 def link_parts(config: ReproduceConfig) -> None:
-    """The parts, as folders of links into the generated set."""
+    """The parts, as folders of links into the generated set, relative so that all of it can be moved."""
     whole = open_source(config.out / DIGI2REAL)
     images = {identity.name: list(identity.images) for identity in whole.identities}
     distinct = [name for name in read_ranking(config.out / RANKING) if name in images]
@@ -149,8 +150,9 @@ def link_parts(config: ReproduceConfig) -> None:
             folder = config.out / name / identity
             make_folder(folder)
             for image in spread(images[identity], part.images):
-                if not (folder / image.name).exists():
-                    (folder / image.name).symlink_to(image.path.resolve())
+                link = folder / image.name
+                if not link.is_symlink():
+                    link.symlink_to(os.path.relpath(image.path, folder))
 
 
 def spread(images: Sequence[Image], num: int | None) -> list[Image]:

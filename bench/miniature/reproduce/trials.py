@@ -1,28 +1,29 @@
 """A trial: a small recogniser trained on one set from one seed, and verified on photographs of people it never saw.
 
-Trials run side by side, a process and on a CPU a thread each: what comes out does not depend on the processors.
+Beside them stands the guide, the network that Digi2Real is steered by, verified on the same pairs.
 """
 
 import csv
 import io
 import json
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from d2r_fast.bench.miniature.processes import side_by_side
 from d2r_fast.bench.miniature.reproduce.config import ReproduceConfig
 from d2r_fast.bench.miniature.reproduce.sets import BENCHMARKS, SUITE
-from d2r_fast.engine.device import find_device
 from d2r_fast.engine.files import make_folder, write_atomic
+from d2r_fast.engine.models.layout import RECOGNISER
 from d2r_fast.recognition.evaluation.config import EvaluateConfig
 from d2r_fast.recognition.evaluation.results import RESULTS
+from d2r_fast.recognition.network_file import CONFIG
 from d2r_fast.recognition.training.config import TrainConfig
 
 TRIALS, ACCURACIES = "trials", "accuracies.csv"
+GUIDE = "guide"
 EMBEDDING_DIM = 128
 
 
@@ -62,11 +63,15 @@ class Trial:
             out=self.folder / "evaluation", device=self.config.device,
         )  # fmt: skip
 
+    @cached_property
+    def verified(self) -> dict[str, Any]:
+        """What `evaluate` found: accuracy, the share of the pairs that it judged rightly, and that of each fold."""
+        return read_verified(self.folder / "evaluation")
+
     @property
-    def accuracy(self) -> float:
-        """Share of the pairs that it judged rightly, over ten folds."""
-        found = json.loads((self.folder / "evaluation" / RESULTS).read_bytes())
-        return float(found[SUITE]["accuracy"])
+    def steps(self) -> int:
+        """Of its training."""
+        return int(json.loads((self.folder / "network" / CONFIG).read_bytes())["about"]["steps"])
 
 
 def trials_of(config: ReproduceConfig, name: str) -> list[Trial]:
@@ -82,9 +87,10 @@ def run_trials(config: ReproduceConfig, names: Sequence[str]) -> None:
         RunError: the disk is full, or a training failed.
     """
     trials = [trial for name in names for trial in trials_of(config, name)]
-    with side_by_side(config) as pool:
+    with side_by_side(config.device) as pool:
         for _ in pool.map(run_trial, trials):
             pass
+    verify_guide(config)
     write_accuracies(config, names)
 
 
@@ -98,19 +104,22 @@ def run_trial(trial: Trial) -> None:
     evaluate(trial.evaluation)
 
 
-@contextmanager
-def side_by_side(config: ReproduceConfig) -> Iterator[Executor]:
-    """Processes of a thread each, one for every processor; on CUDA one, which has the card to itself."""
-    count = (os.cpu_count() or 1) if find_device(config.device) == "cpu" else 1
-    with ProcessPoolExecutor(count, get_context("spawn"), initializer=one_thread) as pool:
-        yield pool
+def verify_guide(config: ReproduceConfig) -> None:
+    """Of a network that has seen far more photographs than any set here holds, so that (b) can be judged by it."""
+    from d2r_fast.recognition.evaluation.evaluate import evaluate
+
+    evaluate(
+        EvaluateConfig(
+            network=config.model_folder / RECOGNISER.weights[0], benchmarks=config.out / BENCHMARKS,
+            out=config.out / GUIDE, device=config.device,
+        )
+    )  # fmt: skip
 
 
-def one_thread() -> None:
-    """Leaves the other processors to the other processes."""
-    import torch
-
-    torch.set_num_threads(1)
+def read_verified(folder: Path) -> dict[str, Any]:
+    """The part of an evaluation's results that is of the pairs."""
+    found: dict[str, Any] = json.loads((folder / RESULTS).read_bytes())[SUITE]
+    return found
 
 
 def write_accuracies(config: ReproduceConfig, names: Sequence[str]) -> None:
@@ -119,6 +128,6 @@ def write_accuracies(config: ReproduceConfig, names: Sequence[str]) -> None:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["run", SUITE])
     for name in names:
-        found = [trial.accuracy for trial in trials_of(config, name)]
+        found = [trial.verified["accuracy"] for trial in trials_of(config, name)]
         writer.writerow([name, f"{sum(found) / len(found):.6f}"])
     write_atomic(config.out / ACCURACIES, table.getvalue().encode())
