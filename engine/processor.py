@@ -23,6 +23,11 @@ def processor() -> tuple[str, tuple[str, ...]]:
     return name, tuple(flag for flag in INSTRUCTIONS if flag in offered)
 
 
+def multiplies_bf16() -> bool:
+    """Whether it has instructions for it; without them bfloat16 is the slower arithmetic."""
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(processor()[1])
+
+
 def _cpuinfo() -> str:
     path = Path("/proc/cpuinfo")
     return path.read_text() if path.is_file() else ""

@@ -55,6 +55,7 @@ def test_instructions_are_those_of_the_first_core(
     found = find_processor()
     assert found[1] == instructions
     assert found[0] == name if name else found[0]
+    assert processor.multiplies_bf16() is bool(instructions)
 
 
 def test_every_backend_is_spoken_of_in_one_line() -> None:

@@ -4,7 +4,7 @@ import torch
 
 from d2r_fast.bench.miniature.camera import pose
 from d2r_fast.bench.miniature.clutter import clutter
-from d2r_fast.bench.miniature.domains import draw
+from d2r_fast.bench.miniature.domains import draw, light_studio
 from d2r_fast.bench.miniature.head import PARTS, Head
 from d2r_fast.bench.miniature.shadow import lit
 from d2r_fast.bench.miniature.world import cast, stage
@@ -58,3 +58,16 @@ def test_snapshots_depend_on_seed_identity_and_image_alone_and_are_no_photograph
     assert torch.equal(draw("snapshots", head, pictures[1:2], seed=0)[0], whole[1])
     apart = (draw("photographs", head, pictures, seed=0).float() - whole.float()).abs().mean((1, 2, 3))
     assert (apart > 4).all()
+
+
+def test_in_a_studio_a_face_has_the_same_colour_in_every_picture(head: Head) -> None:
+    pictures = [(3, image) for image in range(8)]
+    spread = {}
+    for domain in ("studio", "renders"):
+        faces = draw(domain, head, pictures, seed=0, side=64)[:, 20:44, 20:44].float()
+        spread[domain] = faces.mean((1, 2)).std(0).mean()
+    assert spread["studio"] < spread["renders"] / 2
+    shots = [stage(0, *picture) for picture in pictures]
+    lit_alike = [light_studio(shot) for shot in shots]
+    assert len({(shot.light, shot.light_colour, shot.ambient_colour) for shot in lit_alike}) == 1
+    assert [shot.yaw for shot in lit_alike] == [shot.yaw for shot in shots]

@@ -182,7 +182,8 @@ def test_what_is_said_is_what_was_measured(experiment: ReproduceConfig) -> None:
     assert document["settings"] == settings_of(experiment) | {"quick": True}
     sheet, plot = render_sheet(experiment.out), render_plot(document)
     machine = {"gpu": None, "cpu": "a CPU", "num_cores": 2}
-    page = render_page(document | {"machine": machine}, sheet=sheet, plot=plot)
+    made_of = {"head": "0" * 64, "networks": "1" * 64, "precision": "bf16"}
+    page = render_page(document | {"machine": machine, "made_of": made_of}, sheet=sheet, plot=plot)
     assert "Digi2Real beats renders by 10.0 ± 0.0 points" in page
     assert page.count("<img") == 2
     assert "Measures" not in page

@@ -1,10 +1,11 @@
-"""Domains of the same head: plain renders, photographs by a cheap camera, and snapshots.
+"""Domains of the same head: plain renders, those of a studio, photographs by a cheap camera, and snapshots.
 
     render_domain("photographs", head_file, out, identities=range(100), images_per_identity=10)
 
 A render is the miniature world as it is drawn everywhere here. A photograph shows skin with pores, blotches and a
 shine, under a flash near the lens, through `sensor.photograph`. Who somebody is (shape, skin colour, eyes, hair,
-brows) and what they do (pose, expression) come from the same draws in all. A snapshot is a photograph with the shadows
+brows) and what they do (pose, expression) come from the same draws in all. A studio's renders have one light for all,
+so that colours tell who somebody is, as they do nowhere else. A snapshot is a photograph with the shadows
 that a head casts on itself, before a room and not before a gradient. Pictures are crops of 112 pixels by the
 landmarks, as recognisers take them, at fewer pixels: 64 resized to 112 is aligned for a recogniser.
 """
@@ -29,12 +30,15 @@ from d2r_fast.engine.device import find_device
 from d2r_fast.kernels.noise import identity_key
 from d2r_fast.recognition.iresnet import IMAGE_SIZE
 
-Domain = Literal["renders", "photographs", "snapshots"]
+Domain = Literal["renders", "studio", "photographs", "snapshots"]
 SIDE = 64
 SHINE = 1.3
 """Gloss of a photographed skin over that of a rendered one."""
 FLASH, AROUND = 1.2, 0.7
 """Strength of the photographs' light and of the light from around, over those of the renders."""
+STUDIO_LIGHT, STUDIO_LAMP, STUDIO_AROUND = (0.35, 0.45, 0.8216), 0.8, 0.35
+"""Where a studio's light comes from, and the strengths of it and of the light from around: the middle of what the
+renders have."""
 NEAR_LENS = 0.1
 """How far the photographs' light is moved from where the shot has it to beside the lens."""
 
@@ -83,7 +87,9 @@ def draw(
     size = IMAGE_SIZE if framing == "aligned" else side
     people = [cast(seed, identity) for identity, _ in pictures]
     shots = [stage(seed, identity, image) for identity, image in pictures]
-    if domain == "renders":
+    if domain == "studio":
+        shots = [light_studio(shot) for shot in shots]
+    if domain in ("renders", "studio"):
         light = _pixels(draw_batch(head, people, shots, size, framing=framing), side)
         return (light.clamp(0, 1).sqrt() * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).cpu()
     flashed = [flash(shot) for shot in shots]
@@ -109,6 +115,12 @@ def paint_skin(regions: Regions, person: Person) -> Paint:
     return replace(
         painted, colour=painted.colour * tone * ruddy, gloss=painted.gloss * (1 + (SHINE - 1) * bare)
     )
+
+
+def light_studio(shot: Shot) -> Shot:
+    """The same shot under a studio's light: white, as strong, and from the same side whoever stands there."""
+    lamp, around = (STUDIO_LAMP,) * 3, (STUDIO_AROUND,) * 3
+    return replace(shot, light=STUDIO_LIGHT, light_colour=lamp, ambient_colour=around)
 
 
 def flash(shot: Shot) -> Shot:

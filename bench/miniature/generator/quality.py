@@ -173,10 +173,10 @@ def measure_offset(trial: Trial, people: range) -> Json:
     condition = trial.generator.condition
     means = {
         domain: condition(trial.embed(trial.shots(domain, learnt, 0))).mean(0)
-        for domain in ("snapshots", "renders")
+        for domain in ("snapshots", "studio")
     }
-    offset = means["snapshots"] - means["renders"]
-    renders, snapshots = trial.shots("renders", tried, 0), trial.shots("snapshots", tried, 1)
+    offset = means["snapshots"] - means["studio"]
+    renders, snapshots = trial.shots("studio", tried, 0), trial.shots("snapshots", tried, 1)
     given = trial.embed(renders)
     real = condition(trial.embed(snapshots)).mean(0)
     contexts = condition(given).mean(0)

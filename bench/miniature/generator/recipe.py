@@ -48,7 +48,7 @@ class MiniatureRecipe(Frozen):
     context: Annotated[int, Field(ge=16, multiple_of=HEADS)] = 128
     """Values of a token."""
     encoder_layers: Annotated[int, Field(ge=1)] = 2
-    steps: Annotated[int, Field(ge=1)] = 8000
+    steps: Annotated[int, Field(ge=1)] = 5000
     batch_size: Annotated[int, Field(ge=1)] = 32
     learning_rate: Annotated[float, Field(gt=0)] = 7e-4
     dropped: Annotated[float, Field(ge=0, lt=1)] = 0.1

@@ -20,7 +20,7 @@ def draw_samples(recipe: MiniatureRecipe, facekit: Path, out: Path, *, device: s
         RunError: the disk is full.
     """
     crop_domain(
-        "renders", facekit, out, identities=range(SOURCE, SOURCE + PEOPLE), images_per_identity=SHOTS,
+        "studio", facekit, out, identities=range(SOURCE, SOURCE + PEOPLE), images_per_identity=SHOTS,
         seed=recipe.seed, device=device,
     )  # fmt: skip
 
@@ -38,7 +38,7 @@ def measure_offset(
     if out.exists():
         return
     crop_domain(
-        "renders", facekit, rendered, identities=range(GENERATOR, GENERATOR + LEARNT_FROM),
+        "studio", facekit, rendered, identities=range(GENERATOR, GENERATOR + LEARNT_FROM),
         images_per_identity=LEARNT_SHOTS, seed=recipe.seed, device=device,
     )  # fmt: skip
     make_offset(

@@ -20,7 +20,7 @@ MOST = 100_000
 class Scale(Frozen):
     """How much is drawn, generated and learnt."""
 
-    identities: Annotated[int, Field(ge=4, le=MOST, multiple_of=4)] = 100
+    identities: Annotated[int, Field(ge=4, le=MOST, multiple_of=4)] = 64
     """Of every set that a network is trained on."""
     images: Annotated[int, Field(ge=3, multiple_of=3)] = 12
     """Of each of them."""
@@ -38,10 +38,13 @@ class Scale(Frozen):
     guidance: Annotated[float, Field(ge=0)] = 2.0
     transfer_steps: Count = 1500
     """Of the translation's training, by crops of 64 pixels."""
-    epochs: Annotated[int, Field(ge=2)] = 6
+    epochs: Annotated[int, Field(ge=2)] = 16
     """Of every recogniser."""
-    batch_size: Annotated[int, Field(ge=2)] = 32
+    batch_size: Annotated[int, Field(ge=2)] = 16
     """Likewise."""
+    logits: Annotated[float, Field(gt=0)] = 16.0
+    """Scale of AdaFace's logits, and its margin: with the published 64 and 0.4 so few steps hardly begin to learn."""
+    margin: Annotated[float, Field(ge=0, lt=1.5)] = 0.1
     width: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Share of IR-18's channels that they have."""
     seeds: Annotated[int, Field(ge=1, le=10)] = 3
@@ -60,8 +63,8 @@ class Scale(Frozen):
 
 FULL = Scale()
 QUICK = Scale(
-    identities=40, images=6, latents=3, target_identities=30, target_images=3, held_identities=40, held_images=6,
-    pairs=400, steps=8, transfer_steps=100, epochs=6, seeds=1,
+    identities=32, images=6, latents=3, target_identities=30, target_images=3, held_identities=60, held_images=6,
+    pairs=600, steps=8, transfer_steps=100, epochs=50, width=0.125, seeds=1,
 )  # fmt: skip
 """Small enough for every change to the code: whether the direction is right, not how far it goes."""
 

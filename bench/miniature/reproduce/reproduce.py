@@ -36,7 +36,7 @@ from d2r_fast.bench.miniature.reproduce.sets import (
     translation_of,
     translation_training_of,
 )
-from d2r_fast.bench.miniature.reproduce.trials import run_trials
+from d2r_fast.bench.miniature.reproduce.trials import precision_of, run_trials
 from d2r_fast.engine.device import find_device
 from d2r_fast.engine.errors import RunError
 from d2r_fast.engine.files import sha256_file, write_atomic
@@ -80,11 +80,12 @@ def begin(config: ReproduceConfig) -> None:
 
 
 def made_of(config: ReproduceConfig) -> dict[str, str]:
-    """Digests of the head and of the networks that draw, wherever they lie."""
+    """Digests of the head and of the networks that draw, wherever they lie, and the arithmetic of what is trained."""
     models = MINIATURE / PACKED if config.models is None else config.models
     networks, _ = describe_files(models, recogniser=None, detector="mtcnn", sampler="dpm++2m")
     return {
         "head": sha256_file(head_file(config.facekit)),
+        "precision": precision_of(config.device),
         "networks": document_digest({name: network["sha256"] for name, network in networks.items()}),
     }
 

@@ -69,7 +69,7 @@ def draw_all(config: ReproduceConfig) -> None:
     """What the renderer and the camera see, and the pairs to verify; what is there is left alone."""
     scale = config.scale
     counts: dict[str, tuple[Domain, int, int]] = {
-        RENDERS: ("renders", scale.identities, scale.images),
+        RENDERS: ("studio", scale.identities, scale.images),
         REAL: ("snapshots", scale.identities, scale.images),
         TARGET: ("snapshots", scale.target_identities, scale.target_images),
         HELD: ("snapshots", scale.held_identities, scale.held_images),

@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from d2r_fast.bench.miniature.processes import side_by_side
 from d2r_fast.bench.miniature.reproduce.config import ReproduceConfig
 from d2r_fast.bench.miniature.reproduce.sets import BENCHMARKS, SUITE
+from d2r_fast.engine.device import find_device
 from d2r_fast.engine.files import make_folder, write_atomic
 from d2r_fast.engine.models.layout import RECOGNISER
+from d2r_fast.engine.processor import multiplies_bf16
 from d2r_fast.recognition.evaluation.config import EvaluateConfig
 from d2r_fast.recognition.evaluation.results import RESULTS
 from d2r_fast.recognition.network_file import CONFIG
@@ -53,14 +55,16 @@ class Trial:
         return TrainConfig(
             data=self.config.out / self.name, out=self.folder / "network", backbone="ir_18", width=scale.width,
             embedding_dim=EMBEDDING_DIM, epochs=scale.epochs, batch_size=scale.batch_size, warmup_epochs=1.0,
+            scale=scale.logits, margin=scale.margin,
             augment="adaface", onnx=False, num_threads=1, seed=self.seed, device=self.config.device,
+            precision=precision_of(self.config.device),
         )  # fmt: skip
 
     @property
     def evaluation(self) -> EvaluateConfig:
         return EvaluateConfig(
             network=self.folder / "network", benchmarks=self.config.out / BENCHMARKS,
-            out=self.folder / "evaluation", device=self.config.device,
+            out=self.folder / "evaluation", no_flip=True, device=self.config.device,
         )  # fmt: skip
 
     @cached_property
@@ -72,6 +76,15 @@ class Trial:
     def steps(self) -> int:
         """Of its training."""
         return int(json.loads((self.folder / "network" / CONFIG).read_bytes())["about"]["steps"])
+
+
+def precision_of(device: str) -> Literal["fp32", "bf16"]:
+    """Arithmetic of the trainings: the faster one on this machine."""
+    if find_device(device) == "cpu":
+        return "bf16" if multiplies_bf16() else "fp32"
+    import torch
+
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
 def trials_of(config: ReproduceConfig, name: str) -> list[Trial]:
@@ -111,7 +124,7 @@ def verify_guide(config: ReproduceConfig) -> None:
     evaluate(
         EvaluateConfig(
             network=config.model_folder / RECOGNISER.weights[0], benchmarks=config.out / BENCHMARKS,
-            out=config.out / GUIDE, device=config.device,
+            out=config.out / GUIDE, no_flip=True, device=config.device,
         )
     )  # fmt: skip
 
