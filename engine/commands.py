@@ -31,7 +31,7 @@ from d2r_fast.translation.config import MethodName
 
 
 class Demo(Command):
-    """Make a small dataset from built-in drawings with untrained mini models, and a report of it."""
+    """Make a small dataset from a few renders with the trained miniature, and a report of it."""
 
     out: Path = Path("demo")
     """Folder for the models, the renders, the dataset and the report."""
@@ -66,6 +66,20 @@ class ModelsInit(Command):
 
         init_models(self.out, size=self.size, seed=self.seed)
         print(f"wrote random {self.size} models to {self.out}")
+        return 0
+
+
+class ModelsMini(Command):
+    """Write the trained miniature: small networks of ours that draw faces of 128 pixels, of nobody who lives."""
+
+    out: Positional[Path]
+    """Folder to make; it must not exist or be empty."""
+
+    def run(self) -> int:
+        from d2r_fast.engine.models.miniature import MINIATURE, PACKED, unpack_miniature
+
+        unpack_miniature(MINIATURE / PACKED, self.out)
+        print(f"wrote the trained miniature to {self.out}")
         return 0
 
 
@@ -371,7 +385,7 @@ class Doctor(Command):
 COMMANDS: dict[str, Any] = {
     "demo": Demo,
     "build-engines": BuildEngines,
-    "models": {"init": ModelsInit, "pull": ModelsPull, "check": ModelsCheck},
+    "models": {"init": ModelsInit, "mini": ModelsMini, "pull": ModelsPull, "check": ModelsCheck},
     "embed": Embed,
     "rank-identities": RankIdentities,
     "offset": Offset,

@@ -31,6 +31,7 @@ SURFACE = {
         "targets", "device", "method", "weights", "size", "w",
     },
     "models init": {"out", "size", "seed", "method"},
+    "models mini": {"out"},
     "models pull": {"out"},
     "models check": {"folder"},
     "embed": {
