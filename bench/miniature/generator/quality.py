@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from d2r_fast.bench.machine import describe_machine, describe_versions, revision
 from d2r_fast.bench.miniature.crops import cut, draw_and_cut
 from d2r_fast.bench.miniature.domains import Domain
 from d2r_fast.bench.miniature.generator.pictures import Pixels
@@ -215,7 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, RunError) as error:
         say(f"quality: {error}")
         return error.exit_code
-    print(json.dumps({"name": "miniature quality", "models": config.models.name, **found}))
+    about = {"machine": describe_machine("cpu"), "versions": describe_versions(), "revision": revision()}
+    print(json.dumps({"name": "miniature quality", "seed": config.seed, **found, **about}))
     return 0
 
 
