@@ -7,7 +7,8 @@ from safetensors.numpy import load_file
 
 from d2r_fast.bench.miniature.generator import samples
 from d2r_fast.bench.miniature.generator.make import main, make
-from d2r_fast.bench.miniature.generator.recipe import MiniatureRecipe, read_recipe
+from d2r_fast.bench.miniature.generator.recipe import MiniatureRecipe
+from d2r_fast.engine.config import read_settings
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.models.check import check_models
 from d2r_fast.engine.source import open_source
@@ -47,20 +48,21 @@ def test_made_packed_and_left_alone(facekit: Path, tmp_path: Path, monkeypatch: 
 def test_a_file_says_what_differs_from_the_recipe(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text('{"steps": 5, "vae_channels": [8, 8, 16, 16]}')
-    assert read_recipe(path) == MiniatureRecipe(steps=5, vae_channels=(8, 8, 16, 16))
+    recipe = MiniatureRecipe(**read_settings(path, MiniatureRecipe))
+    assert recipe == MiniatureRecipe(steps=5, vae_channels=(8, 8, 16, 16))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "cannot read the recipe"),
-        ('{"steps": 5', "is not JSON"),
-        ("\udcff", "is not JSON"),
-        ("[5]", 'holds list, not an object of settings such as {"steps": 4000}'),
+        (None, "cannot read the settings file"),
+        ('{"steps": 5', "is not YAML"),
+        ("\udcff", "is not YAML"),
+        ("[5]", "holds list, not a mapping of settings"),
         ('{"step": 5}', "unknown setting 'step': did you mean 'steps'?"),
         ('{"self": 5}', "unknown setting 'self'"),
         ('{"steps": 0}', "steps = 0: input should be greater than or equal to 1"),
-        ('{"steps": NaN}', "steps = nan"),
+        ('{"steps": NaN}', "steps = 'NaN'"),
         ('{"vae_channels": [4, 8, 8, 8]}', "vae_channels = 4: input should be a multiple of 8"),
     ],
 )
