@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from d2r_fast.bench.miniature.domains import Domain, draw
 from d2r_fast.bench.miniature.head import Head, open_head
-from d2r_fast.bench.miniature.render import BATCH, write_picture
+from d2r_fast.bench.miniature.render import BATCH, Picture, missing_pictures, write_picture
 from d2r_fast.engine.accept import judge
 from d2r_fast.engine.align import align
 from d2r_fast.engine.console import Meter
@@ -23,8 +23,6 @@ from d2r_fast.recognition.iresnet import IMAGE_SIZE
 
 SIDE = 128
 """Pixels of the pictures, of which a crop shows about three quarters."""
-Picture = tuple[int, int]
-"""Identity and number."""
 
 
 def cut(pictures: torch.Tensor, detector: MTCNN) -> tuple[torch.Tensor, NDArray[np.bool_]]:
@@ -64,12 +62,7 @@ def crop_domain(
         UserError: `facekit` is no head, or `out` cannot be written to.
         RunError: the disk is full.
     """
-    wanted = [
-        (identity, image)
-        for identity in identities
-        for image in range(images_per_identity)
-        if not (out / str(identity) / f"{image}.png").exists()
-    ]
+    wanted = missing_pictures(out, identities, images_per_identity)
     if not wanted:
         return
     place = find_device(device)

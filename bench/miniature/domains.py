@@ -22,7 +22,14 @@ from d2r_fast.bench.miniature.camera import Framing
 from d2r_fast.bench.miniature.clutter import clutter
 from d2r_fast.bench.miniature.head import Head, open_head
 from d2r_fast.bench.miniature.paint import Paint, Regions, paint
-from d2r_fast.bench.miniature.render import BATCH, SUPERSAMPLING, draw_batch, write_picture
+from d2r_fast.bench.miniature.render import (
+    BATCH,
+    SUPERSAMPLING,
+    Picture,
+    draw_batch,
+    missing_pictures,
+    write_picture,
+)
 from d2r_fast.bench.miniature.sensor import photograph
 from d2r_fast.bench.miniature.world import Person, Shot, cast, stage
 from d2r_fast.engine.console import Meter
@@ -59,12 +66,7 @@ def render_domain(
         UserError: `facekit` is no head, or `out` cannot be written to.
         RunError: the disk is full.
     """
-    wanted = [
-        (identity, image)
-        for identity in identities
-        for image in range(images_per_identity)
-        if not (out / str(identity) / f"{image}.png").exists()
-    ]
+    wanted = missing_pictures(out, identities, images_per_identity)
     if not wanted:
         return
     head = open_head(facekit).to(find_device(device))
@@ -79,7 +81,7 @@ def render_domain(
 
 
 def draw(
-    domain: Domain, head: Head, pictures: Sequence[tuple[int, int]], *, seed: int, side: int = SIDE,
+    domain: Domain, head: Head, pictures: Sequence[Picture], *, seed: int, side: int = SIDE,
     framing: Framing = "aligned",
 ) -> torch.Tensor:  # fmt: skip
     """Pictures uint8 (N, side, side, 3) RGB on the CPU, of (identity, image) each; crops are drawn at 112 pixels and

@@ -25,6 +25,8 @@ from d2r_fast.engine.device import find_device
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.files import make_folder, write_atomic
 
+Picture = tuple[int, int]
+"""Identity and number."""
 Painter = Callable[[Regions, Person], Paint]
 BATCH = 8
 """Images drawn at once: what a CPU's caches hold, and no picture depends on it."""
@@ -138,13 +140,27 @@ def _develop(linear: torch.Tensor) -> torch.Tensor:
     return (mean.clamp(0, 1).sqrt() * 255 + 0.5).to(torch.uint8)
 
 
+def missing_pictures(out: Path, identities: range, images_per_identity: int) -> list[Picture]:
+    """Those of `identities` and their images that `write_picture` has not put into `out` yet."""
+    return [
+        (identity, image)
+        for identity in identities
+        for image in range(images_per_identity)
+        if not picture_file(out, identity, image).exists()
+    ]
+
+
+def picture_file(out: Path, identity: int, image: int) -> Path:
+    return out / str(identity) / f"{image}.png"
+
+
 def write_picture(out: Path, identity: int, image: int, picture: torch.Tensor) -> None:
     """Write uint8 (H, W, 3) RGB as <identity>/<image>.png."""
-    folder = out / str(identity)
-    make_folder(folder)
+    path = picture_file(out, identity, image)
+    make_folder(path.parent)
     buffer = io.BytesIO()
     Image.fromarray(picture.numpy()).save(buffer, "PNG")
-    write_atomic(folder / f"{image}.png", buffer.getvalue())
+    write_atomic(path, buffer.getvalue())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,8 +20,9 @@ from d2r_fast.bench.miniature.generator.autoencoder import encode, train_autoenc
 from d2r_fast.bench.miniature.generator.denoiser import train_denoiser
 from d2r_fast.bench.miniature.generator.pack import pack
 from d2r_fast.bench.miniature.generator.pictures import draw_pictures, embed
-from d2r_fast.bench.miniature.generator.recipe import RECOGNISER, MiniatureRecipe, read_recipe
+from d2r_fast.bench.miniature.generator.recipe import RECOGNISER, MiniatureRecipe
 from d2r_fast.bench.miniature.generator.samples import draw_samples, measure_offset
+from d2r_fast.engine.config import read_settings
 from d2r_fast.engine.console import say
 from d2r_fast.engine.device import find_device
 from d2r_fast.engine.errors import RunError, UserError
@@ -92,11 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("facekit", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--recipe", type=Path, help="JSON of what differs from the recipe as it stands")
+    parser.add_argument("--recipe", type=Path, help="YAML of what differs from the recipe as it stands")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default cpu)")
     given = parser.parse_args(arguments)
     try:
-        recipe = MiniatureRecipe() if given.recipe is None else read_recipe(given.recipe)
+        recipe = MiniatureRecipe(**(read_settings(given.recipe, MiniatureRecipe) if given.recipe else {}))
         seconds = make(recipe, given.facekit, given.out, device=find_device(given.device))
     except (UserError, RunError) as error:
         say(f"miniature: {error}")

@@ -1,13 +1,10 @@
 """What the miniature's generator is, and what it is trained on and for how long."""
 
-import json
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from d2r_fast.engine.config import Frozen, unknown_setting
-from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.config import Frozen
 from d2r_fast.engine.models import configs
 
 RECOGNISER, GENERATOR, SOURCE, EVALUATION = 10_000_000, 11_000_000, 12_000_000, 13_000_000
@@ -21,8 +18,6 @@ HEADS = 4
 """Of every attention in UNet and text encoder."""
 VaeChannels = Annotated[int, Field(gt=0, multiple_of=VAE_GROUPS)]
 UnetChannels = Annotated[int, Field(gt=0, multiple_of=UNET_GROUPS)]
-EXAMPLE = '{"steps": 4000}'
-"""Of a file that changes the recipe."""
 
 
 class MiniatureRecipe(Frozen):
@@ -88,31 +83,3 @@ class MiniatureRecipe(Frozen):
         return configs.encoder(
             width=self.context, layers=self.encoder_layers, heads=HEADS, id_embedding_dim=self.embedding_dim
         )
-
-
-def read_recipe(path: Path) -> MiniatureRecipe:
-    """The recipe, but for what a JSON file says otherwise.
-
-    Raises:
-        UserError: no such file, not JSON, not an object, an unknown key, or a value that is not allowed.
-    """
-    changes = _read_object(path)
-    try:
-        for name in changes:
-            if name not in MiniatureRecipe.model_fields:
-                raise UserError(unknown_setting(name, list(MiniatureRecipe.model_fields)))
-        return MiniatureRecipe(**changes)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        changes = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read the recipe {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}): give settings such as {EXAMPLE}") from None
-    if not isinstance(changes, dict):
-        raise UserError(f"{path} holds {type(changes).__name__}, not an object of settings such as {EXAMPLE}")
-    return changes
