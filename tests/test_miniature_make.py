@@ -24,7 +24,7 @@ def test_made_packed_and_left_alone(facekit: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(samples, "LEARNT_FROM", 2)
     monkeypatch.setattr(samples, "PEOPLE", 2)
     made = tmp_path / "made"
-    parts = {"recogniser", "pictures", "vae", "denoiser", "samples", "offset"}
+    parts = {"photographs", "recogniser", "vae", "denoiser", "samples", "offset"}
     assert make(RECIPE, facekit, made).keys() <= parts
     assert check_models(made / "models").complete
     shipped = made / "miniature"

@@ -5,6 +5,7 @@ one, is dropped, as from every real dataset.
 """
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, Future
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from d2r_fast.recognition.iresnet import IMAGE_SIZE
 
 SIDE = 128
 """Pixels of the pictures, of which a crop shows about three quarters."""
+PEOPLE_AT_ONCE = 20
+"""For one of several processes, each of which reads the head."""
 
 
 def cut(pictures: torch.Tensor, detector: MTCNN) -> tuple[torch.Tensor, NDArray[np.bool_]]:
@@ -70,3 +73,20 @@ def crop_domain(
     for held, _, crops in draw_and_cut(domain, head, detector, wanted, seed=seed):
         for (identity, image), crop in zip(held, crops, strict=True):
             write_picture(out, identity, image, crop)
+
+
+def submit_crops(
+    pool: Executor, domain: Domain, facekit: Path, out: Path, *, identities: range, images_per_identity: int,
+    seed: int = 0, device: str = "cpu",
+) -> list[Future[None]]:  # fmt: skip
+    """The same crops as `crop_domain`'s, some people at a time by the processes of `pool`."""
+    parts = [
+        identities[first : first + PEOPLE_AT_ONCE] for first in range(0, len(identities), PEOPLE_AT_ONCE)
+    ]
+    return [
+        pool.submit(
+            crop_domain, domain, facekit, out, identities=part, images_per_identity=images_per_identity, seed=seed,
+            device=device,
+        )
+        for part in parts
+    ]  # fmt: skip

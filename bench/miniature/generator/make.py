@@ -14,18 +14,26 @@ from pathlib import Path
 from typing import Any
 
 from d2r_fast.bench.machine import describe_machine, describe_versions, revision
-from d2r_fast.bench.miniature.crops import crop_domain
+from d2r_fast.bench.miniature.arithmetic import precision_of
+from d2r_fast.bench.miniature.crops import submit_crops
 from d2r_fast.bench.miniature.experiment import Clock, settle
 from d2r_fast.bench.miniature.generator.autoencoder import encode, train_autoencoder
 from d2r_fast.bench.miniature.generator.denoiser import train_denoiser
 from d2r_fast.bench.miniature.generator.pack import pack
-from d2r_fast.bench.miniature.generator.pictures import draw_pictures, embed
+from d2r_fast.bench.miniature.generator.pictures import (
+    draw_block,
+    embed,
+    missing_blocks,
+    read_pictures,
+)
 from d2r_fast.bench.miniature.generator.recipe import RECOGNISER, MiniatureRecipe
 from d2r_fast.bench.miniature.generator.samples import draw_samples, measure_offset
+from d2r_fast.bench.miniature.processes import side_by_side
 from d2r_fast.engine.config import read_settings
 from d2r_fast.engine.console import say
 from d2r_fast.engine.device import find_device
 from d2r_fast.engine.errors import RunError, UserError
+from d2r_fast.engine.files import make_folder
 from d2r_fast.engine.models.miniature import OFFSET, PACKED, RENDERS, unpack_miniature
 from d2r_fast.recognition.embedder import open_embedder
 from d2r_fast.recognition.training.config import TrainConfig
@@ -45,9 +53,9 @@ def make(recipe: MiniatureRecipe, facekit: Path, out: Path, *, device: str = "cp
     def part(name: str, made: Any) -> None:
         clock(name, lambda: kept.update({name: made()}))
 
-    part("recogniser", lambda: train_recogniser(recipe, facekit, out, device=device))
-    part("pictures", lambda: draw_pictures(recipe, facekit, out / "blocks", device=device))
-    pictures = kept["pictures"]
+    part("photographs", lambda: draw_photographs(recipe, facekit, out, device=device))
+    part("recogniser", lambda: train_recogniser(recipe, out, device=device))
+    pictures = read_pictures(recipe, out / "blocks")
     part("vae", lambda: train_autoencoder(recipe, pictures.whole, out / "vae", device=device))
     vae = kept["vae"]
     latents = encode(vae, pictures.whole) * vae.config.scaling_factor
@@ -69,19 +77,35 @@ def make(recipe: MiniatureRecipe, facekit: Path, out: Path, *, device: str = "cp
     return clock.seconds
 
 
-def train_recogniser(recipe: MiniatureRecipe, facekit: Path, out: Path, *, device: str) -> None:
+def draw_photographs(recipe: MiniatureRecipe, facekit: Path, out: Path, *, device: str) -> None:
+    """What the recogniser learns from into `out`/people, and the generator into `out`/blocks: nobody is in both.
+
+    Raises:
+        UserError: no head there, or `out` cannot be written to.
+        RunError: the disk is full.
+    """
+    make_folder(out / "blocks")
+    people = range(RECOGNISER, RECOGNISER + recipe.recogniser_identities)
+    with side_by_side(device) as pool:
+        drawing = submit_crops(
+            pool, "snapshots", facekit, out / "people", identities=people,
+            images_per_identity=recipe.recogniser_images, seed=recipe.seed, device=device,
+        ) + [
+            pool.submit(draw_block, recipe, facekit, path, people, device=device)
+            for path, people in missing_blocks(recipe, out / "blocks")
+        ]  # fmt: skip
+        for drawn in drawing:
+            drawn.result()
+
+
+def train_recogniser(recipe: MiniatureRecipe, out: Path, *, device: str) -> None:
     """IR-18 with AdaFace on photographs of people whom nothing else is made from."""
-    crop_domain(
-        "snapshots", facekit, out / "people",
-        identities=range(RECOGNISER, RECOGNISER + recipe.recogniser_identities),
-        images_per_identity=recipe.recogniser_images, seed=recipe.seed, device=device,
-    )  # fmt: skip
     epochs = recipe.recogniser_epochs
     train(
         TrainConfig(
             data=out / "people", out=out / "recogniser", backbone="ir_18", width=recipe.recogniser_width,
             embedding_dim=recipe.embedding_dim, epochs=epochs, batch_size=64, warmup_epochs=min(1.0, epochs / 4),
-            augment="adaface", seed=recipe.seed, device=device,
+            augment="adaface", seed=recipe.seed, device=device, precision=precision_of(device),
         )
     )  # fmt: skip
 

@@ -18,7 +18,7 @@ from d2r_fast.bench.miniature.crops import draw_and_cut
 from d2r_fast.bench.miniature.generator.recipe import GENERATOR, MiniatureRecipe
 from d2r_fast.bench.miniature.head import open_head
 from d2r_fast.engine.device import find_device
-from d2r_fast.engine.files import make_folder, write_atomic
+from d2r_fast.engine.files import write_atomic
 from d2r_fast.engine.mtcnn import MTCNN
 from d2r_fast.recognition.embedder import Embedder
 
@@ -35,27 +35,29 @@ class Pictures:
     people: NDArray[np.int64]
 
 
-def draw_pictures(recipe: MiniatureRecipe, facekit: Path, folder: Path, *, device: str) -> Pictures:
-    """All that the recipe's generator is trained on, drawn where it is missing.
+def missing_blocks(recipe: MiniatureRecipe, folder: Path) -> list[tuple[Path, range]]:
+    """Files that are not there yet, and who belongs into each."""
+    return [(path, people) for path, people in _blocks(recipe, folder) if not path.exists()]
+
+
+def draw_block(recipe: MiniatureRecipe, facekit: Path, path: Path, people: range, *, device: str) -> None:
+    """Draw `people` into the block at `path`.
 
     Raises:
         UserError: no head there, or a folder that cannot be written to.
         RunError: the disk is full.
     """
-    make_folder(folder)
-    blocks = list(_blocks(recipe, folder))
-    missing = [(path, people) for path, people in blocks if not path.exists()]
-    if missing:
-        place = find_device(device)
-        head, detector = open_head(facekit).to(place), MTCNN(device=place)
-        for path, people in missing:
-            wanted = [(person, image) for person in people for image in range(recipe.images)]
-            parts = draw_and_cut("snapshots", head, detector, wanted, seed=recipe.seed, side=recipe.side)
-            held, whole, crops = zip(*parts, strict=True)
-            write_block(
-                path, torch.cat(whole), torch.cat(crops), [person for part in held for person, _ in part]
-            )
-    found = [np.load(path) for path, _ in blocks]
+    place = find_device(device)
+    head, detector = open_head(facekit).to(place), MTCNN(device=place)
+    wanted = [(person, image) for person in people for image in range(recipe.images)]
+    parts = draw_and_cut("snapshots", head, detector, wanted, seed=recipe.seed, side=recipe.side)
+    held, whole, crops = zip(*parts, strict=True)
+    write_block(path, torch.cat(whole), torch.cat(crops), [person for part in held for person, _ in part])
+
+
+def read_pictures(recipe: MiniatureRecipe, folder: Path) -> Pictures:
+    """All that the recipe's generator is trained on, every block of which is there."""
+    found = [np.load(path) for path, _ in _blocks(recipe, folder)]
     return Pictures(
         *(np.concatenate([block[name] for block in found]) for name in ("whole", "crops", "people"))
     )

@@ -9,6 +9,7 @@ import json
 from functools import partial
 
 from d2r_fast.bench.machine import describe_machine, describe_versions, revision
+from d2r_fast.bench.miniature.arithmetic import precision_of
 from d2r_fast.bench.miniature.experiment import Clock, settle
 from d2r_fast.bench.miniature.head import head_file, open_head
 from d2r_fast.bench.miniature.processes import side_by_side
@@ -36,7 +37,7 @@ from d2r_fast.bench.miniature.reproduce.sets import (
     translation_of,
     translation_training_of,
 )
-from d2r_fast.bench.miniature.reproduce.trials import precision_of, run_trials
+from d2r_fast.bench.miniature.reproduce.trials import run_trials
 from d2r_fast.engine.device import find_device
 from d2r_fast.engine.errors import RunError
 from d2r_fast.engine.files import sha256_file, write_atomic

@@ -12,10 +12,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from d2r_fast.bench.miniature.crops import crop_domain
+from d2r_fast.bench.miniature.crops import submit_crops
 from d2r_fast.bench.miniature.domains import Domain
 from d2r_fast.bench.miniature.generator.recipe import EVALUATION, SOURCE
 from d2r_fast.bench.miniature.pairs import make_pairs
+from d2r_fast.bench.miniature.processes import side_by_side
 from d2r_fast.bench.miniature.reproduce.config import MOST, ReproduceConfig, Scale
 from d2r_fast.engine.config import GenerateConfig
 from d2r_fast.engine.embed import embed_source
@@ -74,11 +75,18 @@ def draw_all(config: ReproduceConfig) -> None:
         TARGET: ("snapshots", scale.target_identities, scale.target_images),
         HELD: ("snapshots", scale.held_identities, scale.held_images),
     }
-    for name, (domain, identities, images) in counts.items():
-        crop_domain(
-            domain, config.facekit, config.out / name, identities=range(FIRST[name], FIRST[name] + identities),
-            images_per_identity=images, seed=config.seed, device=config.device,
-        )  # fmt: skip
+    with side_by_side(config.device) as pool:
+        drawing = [
+            drawn
+            for name, (domain, identities, images) in counts.items()
+            for drawn in submit_crops(
+                pool, domain, config.facekit, config.out / name,
+                identities=range(FIRST[name], FIRST[name] + identities), images_per_identity=images,
+                seed=config.seed, device=config.device,
+            )
+        ]  # fmt: skip
+        for drawn in drawing:
+            drawn.result()
     pairs = config.out / BENCHMARKS / f"{SUITE}.bin"
     if not pairs.exists():
         make_folder(pairs.parent)

@@ -10,15 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from d2r_fast.bench.miniature.arithmetic import precision_of
 from d2r_fast.bench.miniature.processes import side_by_side
 from d2r_fast.bench.miniature.reproduce.config import ReproduceConfig
 from d2r_fast.bench.miniature.reproduce.sets import BENCHMARKS, SUITE
-from d2r_fast.engine.device import find_device
 from d2r_fast.engine.files import make_folder, write_atomic
 from d2r_fast.engine.models.layout import RECOGNISER
-from d2r_fast.engine.processor import multiplies_bf16
 from d2r_fast.recognition.evaluation.config import EvaluateConfig
 from d2r_fast.recognition.evaluation.results import RESULTS
 from d2r_fast.recognition.network_file import CONFIG
@@ -76,15 +75,6 @@ class Trial:
     def steps(self) -> int:
         """Of its training."""
         return int(json.loads((self.folder / "network" / CONFIG).read_bytes())["about"]["steps"])
-
-
-def precision_of(device: str) -> Literal["fp32", "bf16"]:
-    """Arithmetic of the trainings: the faster one on this machine."""
-    if find_device(device) == "cpu":
-        return "bf16" if multiplies_bf16() else "fp32"
-    import torch
-
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
 def trials_of(config: ReproduceConfig, name: str) -> list[Trial]:
