@@ -1,5 +1,6 @@
 """The miniature made from nothing but a head: trained for a few steps, packed, and left alone when it is there."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,9 @@ def test_made_packed_and_left_alone(facekit: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(samples, "PEOPLE", 2)
     made = tmp_path / "made"
     parts = {"photographs", "recogniser", "vae", "denoiser", "samples", "offset"}
-    assert make(RECIPE, facekit, made).keys() <= parts
+    assert {"photographs", "recogniser"} <= make(RECIPE, facekit, made).keys() <= parts
+    card = json.loads((made / "models" / "models.json").read_text())
+    assert card["photographs"] == {"named": 16 * 4, "unnamed": 6}
     assert check_models(made / "models").complete
     shipped = made / "miniature"
     assert sorted(path.name for path in shipped.iterdir()) == ["models", "offset.safetensors", "renders"]

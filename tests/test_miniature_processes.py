@@ -1,6 +1,7 @@
 """Processes for work side by side: a thread each, and none is left behind."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from d2r_fast.bench.miniature.processes import side_by_side
+from d2r_fast.bench.miniature.processes import await_all, side_by_side
+from d2r_fast.engine.errors import RunError
 
 from .fakesides import begin_for_long
 
@@ -59,3 +61,19 @@ def test_they_end_with_a_process_that_is_killed() -> None:
         processes = [int(number) for number in process.stdout.readline().split()]
         process.kill()
     assert_end(processes)
+
+
+def test_one_that_is_killed_ends_the_run_in_a_sentence() -> None:
+    with pytest.raises(RunError, match=r"a process was killed .* run the same command again"):  # noqa: SIM117
+        with side_by_side("cpu") as pool:
+            pool.submit(os.kill, pool.submit(os.getpid).result(), signal.SIGKILL).result()
+
+
+def test_they_leave_the_keyboard_to_who_started_them() -> None:
+    with side_by_side("cpu") as pool:
+        assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
+
+
+def test_what_fails_side_by_side_is_raised() -> None:
+    with side_by_side("cpu") as pool, pytest.raises(ZeroDivisionError):
+        await_all("work", [pool.submit(divmod, 1, 0)])

@@ -1,6 +1,6 @@
 """How the miniature's generator is measured, by generators whose quality is known."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from d2r_fast.bench.miniature.domains import draw
 from d2r_fast.bench.miniature.generator.pictures import Pixels
 from d2r_fast.bench.miniature.generator.quality import Embeddings, Trial, compare, main, measure
-from d2r_fast.bench.miniature.generator.recipe import EVALUATION
+from d2r_fast.bench.miniature.generator.recipe import DEVELOPMENT
 from d2r_fast.bench.miniature.head import Head
 from d2r_fast.engine.mtcnn import MTCNN
 from d2r_fast.engine.recogniser import Recogniser
@@ -28,12 +28,16 @@ class Means:
 
 @dataclass(frozen=True)
 class Perfect(Trial):
-    """Draws a snapshot of the person who is nearest to an embedding."""
+    """Draws a snapshot of the person who is nearest to an embedding, and keeps the offsets that it was given."""
+
+    offsets: list[torch.Tensor] = field(default_factory=list)
 
     def pictures(self, embeddings: Embeddings, *, offset: torch.Tensor | None = None) -> Pixels:
+        if offset is not None:
+            self.offsets.append(offset)
         known = self.embed(self.shots("snapshots", range(PEOPLE), 0))
         people = (embeddings @ known.T).argmax(1)
-        wanted = [(EVALUATION + int(person), 2) for person in people]
+        wanted = [(DEVELOPMENT + int(person), 2) for person in people]
         return draw("snapshots", self.head, wanted, seed=0, side=128, framing="portrait").numpy()
 
 
@@ -46,6 +50,10 @@ def test_a_generator_that_draws_the_right_people_is_good(head: Head, shared: Pat
     assert found["slerp"]["leaning"][0] < -0.2
     assert found["slerp"]["leaning"][-1] > 0.2
     assert found["offset"]["distance"]["with"] < found["offset"]["distance"]["renders"]
+    learnt = range(PEOPLE // 2)
+    photographed, rendered = (trial.embed(trial.shots(name, learnt, 0)) for name in ("snapshots", "studio"))
+    (offset,) = trial.offsets
+    assert offset.numpy() == pytest.approx(photographed.mean(0) - rendered.mean(0), abs=1e-6)
 
 
 def test_cosines_are_compared_by_who_they_are_of() -> None:

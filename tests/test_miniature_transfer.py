@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from d2r_fast.bench.miniature import arithmetic, experiment
 from d2r_fast.bench.miniature.domains import draw, flash, render_domain
-from d2r_fast.bench.miniature.experiment import settle
+from d2r_fast.bench.miniature.experiment import made_of, settle
 from d2r_fast.bench.miniature.head import Head
 from d2r_fast.bench.miniature.sensor import photograph
 from d2r_fast.bench.miniature.transfer import (
@@ -118,6 +119,21 @@ def test_a_folder_of_another_experiment_is_refused(tmp_path: Path) -> None:
     (tmp_path / "full" / "x").write_text("")
     with pytest.raises(UserError, match="holds other things"):
         begin(tmp_path / "full")
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / ".settings.json.4711.tmp").write_text("{")
+    begin(tmp_path / "killed")
+
+
+def test_another_head_and_another_arithmetic_are_another_experiment(
+    facekit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = made_of(facekit, "cpu")
+    assert ours.keys() == {"head", "precision", "device"}
+    monkeypatch.setattr(experiment, "sha256_file", lambda path: "0" * 64)
+    monkeypatch.setattr(arithmetic, "multiplies_bf16", lambda: ours["precision"] == "fp32")
+    theirs = made_of(facekit, "cpu")
+    assert theirs["head"] != ours["head"]
+    assert theirs["precision"] != ours["precision"]
 
 
 def test_every_recogniser_is_asked_by_a_name_of_its_own(tmp_path: Path) -> None:

@@ -229,6 +229,13 @@ def test_refuses_what_is_not_empty(tmp_path: Path, kind: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_the_folder_that_one_is_in_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="is the folder that you are in"):
+        init_models(Path(), size="mini")
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.usefixtures("parts_replaced")
 def test_takes_an_empty_or_new_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()

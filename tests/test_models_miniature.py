@@ -41,7 +41,8 @@ def packed(denoiser: Denoiser, tmp_path_factory: pytest.TempPathFactory) -> Path
     recogniser = LoadedNetwork(build_backbone(config, seed=0).eval(), config, "made here")
     torch.manual_seed(0)
     vae = AutoencoderKL.from_config(RECIPE.vae | {"scaling_factor": 0.5})  # type: ignore[no-untyped-call]
-    pack(RECIPE, recogniser=recogniser, vae=vae, denoiser=denoiser, out=folder)
+    photographs = {"named": 3, "unnamed": 4}
+    pack(RECIPE, recogniser=recogniser, vae=vae, denoiser=denoiser, photographs=photographs, out=folder)
     return folder
 
 

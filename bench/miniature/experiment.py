@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from d2r_fast.bench.miniature.arithmetic import precision_of
+from d2r_fast.bench.miniature.head import head_file, open_head
 from d2r_fast.engine.console import say
+from d2r_fast.engine.device import find_device
 from d2r_fast.engine.errors import UserError
-from d2r_fast.engine.files import make_folder, write_atomic
+from d2r_fast.engine.files import STALE, make_folder, sha256_file, write_atomic
 
 SETTINGS, TIMES = "settings.json", "seconds.json"
 
@@ -25,7 +28,7 @@ def settle(out: Path, settings: Mapping[str, Any]) -> None:
     make_folder(out)
     path = out / SETTINGS
     if not path.exists():
-        if any(out.iterdir()):
+        if not all(STALE.match(entry.name) for entry in out.iterdir()):
             raise UserError(f"out {out} holds other things: give an empty folder or a new one")
         write_atomic(path, (json.dumps(settings, indent=1) + "\n").encode())
     held = read_json(path)
@@ -33,6 +36,20 @@ def settle(out: Path, settings: Mapping[str, Any]) -> None:
     if differing:
         names = ", ".join(f"{name} {held.get(name)}" for name in differing)
         raise UserError(f"out {out} holds an experiment with {names}: give another folder")
+
+
+def made_of(facekit: Path, device: str) -> dict[str, str]:
+    """What else decides what comes out: the head, and the arithmetic of the trainings.
+
+    Raises:
+        UserError: no head there, or no such device.
+    """
+    open_head(facekit)
+    return {
+        "head": sha256_file(head_file(facekit)),
+        "precision": precision_of(device),
+        "device": find_device(device).partition(":")[0],
+    }
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from d2r_fast.engine.console import say
 from d2r_fast.engine.device import find_device
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.files import make_folder
+from d2r_fast.engine.stops import stop_when_told
 from d2r_fast.recognition.evaluation.config import EvaluateConfig
 from d2r_fast.recognition.evaluation.evaluate import evaluate
 from d2r_fast.recognition.evaluation.results import RESULTS
@@ -138,4 +139,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    stop_when_told()
     sys.exit(main())

@@ -21,13 +21,14 @@ from pydantic import Field, model_validator
 
 from d2r_fast.bench.machine import describe_machine, describe_versions, revision
 from d2r_fast.bench.miniature.domains import SIDE, render_domain
-from d2r_fast.bench.miniature.experiment import Clock, settle
+from d2r_fast.bench.miniature.experiment import Clock, made_of, settle
 from d2r_fast.bench.miniature.processes import side_by_side
 from d2r_fast.bench.miniature.transfer_results import measure_transfer, save
 from d2r_fast.engine.config import Frozen
 from d2r_fast.engine.console import say
 from d2r_fast.engine.device import find_device
 from d2r_fast.engine.errors import RunError, UserError
+from d2r_fast.engine.stops import stop_when_told
 from d2r_fast.recognition.training.config import TrainConfig
 from d2r_fast.recognition.training.train import train
 from d2r_fast.translation.config import TranslateConfig
@@ -98,7 +99,7 @@ def transfer(experiment: TransferExperiment) -> dict[str, Any]:
     """
     from d2r_fast.translation.translate import translate
 
-    settle(experiment.out, settings_of(experiment))
+    settle(experiment.out, settings_of(experiment) | made_of(experiment.facekit, experiment.device))
     clock = Clock("transfer", experiment.out)
     clock("render", lambda: render_all(experiment))
     clock("train recogniser", lambda: train(recogniser_of(experiment)))
@@ -232,4 +233,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    stop_when_told()
     sys.exit(main())

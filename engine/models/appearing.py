@@ -19,10 +19,12 @@ def appearing_folder(out: Path, *, needed_bytes: int) -> Iterator[Path]:
         UserError: `out` holds files, or cannot be made.
         RunError: the disk is too full.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not an empty folder: give a new one, or delete it first")
+    if out.resolve() == Path.cwd():
+        raise UserError(f"{out} is the folder that you are in, which cannot be replaced: give a new one")
     folder = temporary(out)
     try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out} is not an empty folder: give a new one, or delete it first")
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(out)
         free = shutil.disk_usage(out.parent).free
@@ -31,7 +33,7 @@ def appearing_folder(out: Path, *, needed_bytes: int) -> Iterator[Path]:
                 f"{out} needs {needed_bytes:,} bytes and its disk has {free:,} free: free some space"
             )
         folder.mkdir()
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+    except OSError as error:
         raise UserError(f"{out} cannot be made ({error.strerror}): give a folder you may write to") from error
     try:
         yield folder

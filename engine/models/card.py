@@ -2,8 +2,8 @@
 
     {"kind": "random", "size": "mini", "seed": 0, "licence": "...", "files": {path: {"sha256", "bytes"}}}
     {"kind": "released", "files": {path: {"repo", "revision", "sha256", "bytes", "licence"}}}
-    {"kind": "miniature", "recipe": {...}, "packed": sha256 of the packed one's card,
-     "files": {path: {"sha256", "bytes", "licence"}}}
+    {"kind": "miniature", "recipe": {...}, "photographs": {"named": what the recogniser learnt from, "unnamed": the
+     generator}, "packed": sha256 of the packed one's card, "files": {path: {"sha256", "bytes", "licence"}}}
 
 A folder put together by hand has none, and serves all the same.
 """
@@ -15,7 +15,7 @@ from typing import Any
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.files import write_atomic
 
-CARD = "models.json"
+CARD, PHOTOGRAPHS = "models.json", "photographs"
 KINDS = ("random", "released", "miniature")
 """Untrained, downloaded, and trained here, small."""
 RANDOM_LICENCE = "none needed: random numbers, trained on nothing"
@@ -61,4 +61,14 @@ def _is_card(document: Any) -> bool:
     files = document.get("files") if isinstance(document, dict) else None
     entries = list(files.values()) if isinstance(files, dict) else [None]
     listed = all(isinstance(entry, dict) and {"sha256", "bytes"} <= entry.keys() for entry in entries)
-    return listed and document.get("kind") in KINDS
+    return listed and document.get("kind") in KINDS and _counts(document.get(PHOTOGRAPHS))
+
+
+def _counts(photographs: Any) -> bool:
+    if photographs is None:
+        return True
+    return (
+        isinstance(photographs, dict)
+        and photographs.keys() == {"named", "unnamed"}
+        and all(isinstance(count, int) for count in photographs.values())
+    )

@@ -55,6 +55,7 @@ def run_steps(
                 means.update(number)
                 meter.advance(1, _note(run, number + 1, losses))
                 if (number + 1) % SAVE_EVERY == 0 or number + 1 == num_steps:
+                    _check(losses, number + 1)
                     _save(run, network, optimiser, means, number + 1)
         run.finish()
     with torch.no_grad(), means.applied():
@@ -82,11 +83,15 @@ def share(done: float) -> float:
 def _note(run: RunFolder, step: int, losses: Mapping[str, Tensor]) -> str:
     if step % LOG_EVERY:
         return ""
+    _check(losses, step)
     values = {name: float(loss.detach()) for name, loss in losses.items()}
-    if values["loss"] != values["loss"]:
-        raise RunError(f"the loss of step {step} is not a number: give a smaller learning rate")
     run.log(step=step, **values)
     return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def _check(losses: Mapping[str, Tensor], step: int) -> None:
+    if not losses["loss"].isfinite():
+        raise RunError(f"the loss of step {step} is not a finite number: give a smaller learning rate")
 
 
 def _save(

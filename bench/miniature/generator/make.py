@@ -16,7 +16,7 @@ from typing import Any
 from d2r_fast.bench.machine import describe_machine, describe_versions, revision
 from d2r_fast.bench.miniature.arithmetic import precision_of
 from d2r_fast.bench.miniature.crops import submit_crops
-from d2r_fast.bench.miniature.experiment import Clock, settle
+from d2r_fast.bench.miniature.experiment import Clock, made_of, settle
 from d2r_fast.bench.miniature.generator.autoencoder import encode, train_autoencoder
 from d2r_fast.bench.miniature.generator.denoiser import train_denoiser
 from d2r_fast.bench.miniature.generator.pack import pack
@@ -28,13 +28,15 @@ from d2r_fast.bench.miniature.generator.pictures import (
 )
 from d2r_fast.bench.miniature.generator.recipe import RECOGNISER, MiniatureRecipe
 from d2r_fast.bench.miniature.generator.samples import draw_samples, measure_offset
-from d2r_fast.bench.miniature.processes import side_by_side
+from d2r_fast.bench.miniature.processes import await_all, side_by_side
 from d2r_fast.engine.config import read_settings
 from d2r_fast.engine.console import say
 from d2r_fast.engine.device import find_device
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.files import make_folder
 from d2r_fast.engine.models.miniature import OFFSET, PACKED, RENDERS, unpack_miniature
+from d2r_fast.engine.source import open_source
+from d2r_fast.engine.stops import stop_when_told
 from d2r_fast.recognition.embedder import open_embedder
 from d2r_fast.recognition.training.config import TrainConfig
 from d2r_fast.recognition.training.train import train
@@ -47,7 +49,7 @@ def make(recipe: MiniatureRecipe, facekit: Path, out: Path, *, device: str = "cp
         UserError: no head there, or `out` holds another recipe's.
         RunError: the disk is full, or a training failed.
     """
-    settle(out, recipe.model_dump(mode="json"))
+    settle(out, recipe.model_dump(mode="json") | made_of(facekit, device))
     clock, kept = Clock("miniature", out), dict[str, Any]()
 
     def part(name: str, made: Any) -> None:
@@ -63,7 +65,11 @@ def make(recipe: MiniatureRecipe, facekit: Path, out: Path, *, device: str = "cp
     part("denoiser", lambda: train_denoiser(recipe, latents, embeddings, out / "denoiser", device=device))
     shipped, models = out / "miniature", out / "models"
     packed = shipped / PACKED
-    pack(recipe, recogniser=out / "recogniser", vae=vae, denoiser=kept["denoiser"], out=packed)
+    named = sum(len(person.images) for person in open_source(out / "people").identities)
+    pack(
+        recipe, recogniser=out / "recogniser", vae=vae, denoiser=kept["denoiser"],
+        photographs={"named": named, "unnamed": len(pictures.whole)}, out=packed,
+    )  # fmt: skip
     if not models.exists():
         unpack_miniature(packed, models)
     part("samples", lambda: draw_samples(recipe, facekit, shipped / RENDERS, device=device))
@@ -94,8 +100,7 @@ def draw_photographs(recipe: MiniatureRecipe, facekit: Path, out: Path, *, devic
             pool.submit(draw_block, recipe, facekit, path, people, device=device)
             for path, people in missing_blocks(recipe, out / "blocks")
         ]  # fmt: skip
-        for drawn in drawing:
-            drawn.result()
+        await_all("photographs", drawing)
 
 
 def train_recogniser(recipe: MiniatureRecipe, out: Path, *, device: str) -> None:
@@ -140,4 +145,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    stop_when_told()
     sys.exit(main())

@@ -9,7 +9,7 @@ from torch import Tensor
 from d2r_fast.bench.miniature.generator.denoiser import Denoiser
 from d2r_fast.bench.miniature.generator.recipe import MiniatureRecipe
 from d2r_fast.engine.files import Written, make_folder, sha256_file, write_atomic
-from d2r_fast.engine.models.card import json_bytes, write_card
+from d2r_fast.engine.models.card import PHOTOGRAPHS, json_bytes, write_card
 from d2r_fast.engine.models.configs import SCHEDULER_CONFIG
 from d2r_fast.engine.models.layout import ENCODER, RECOGNISER, SCHEDULER, UNET, VAE, Part
 from d2r_fast.engine.models.miniature import pack_tensors
@@ -21,12 +21,14 @@ LICENCE = "MIT: trained on drawings of ICT-FaceKit's head (MIT), by a script of 
 
 
 def pack(
-    recipe: MiniatureRecipe, *, recogniser: Path | LoadedNetwork, vae: Any, denoiser: Denoiser, out: Path
-) -> None:
+    recipe: MiniatureRecipe, *, recogniser: Path | LoadedNetwork, vae: Any, denoiser: Denoiser,
+    photographs: Mapping[str, int], out: Path,
+) -> None:  # fmt: skip
     """Write what `unpack_miniature` makes a model folder of.
 
     Args:
         recogniser: run folder of a training, or its network.
+        photographs: how many were learnt from, "named" by the recogniser and "unnamed" by the others.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -56,7 +58,11 @@ def pack(
         for path in (graph, graph.with_suffix(".json"))
     }
     files = {file: {**entry, "licence": LICENCE} for file, entry in sorted(entries.items())}
-    write_card(out, {"kind": "miniature", "recipe": recipe.model_dump(mode="json"), "files": files})
+    write_card(
+        out,
+        {"kind": "miniature", "recipe": recipe.model_dump(mode="json"), PHOTOGRAPHS: dict(photographs),
+         "files": files},
+    )  # fmt: skip
 
 
 def _place(folder: Path, file: str) -> Path:

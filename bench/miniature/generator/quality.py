@@ -25,7 +25,7 @@ from d2r_fast.bench.machine import describe_machine, describe_versions, revision
 from d2r_fast.bench.miniature.crops import cut, draw_and_cut
 from d2r_fast.bench.miniature.domains import Domain
 from d2r_fast.bench.miniature.generator.pictures import Pixels
-from d2r_fast.bench.miniature.generator.recipe import EVALUATION, MOST
+from d2r_fast.bench.miniature.generator.recipe import DEVELOPMENT, MOST_PEOPLE
 from d2r_fast.bench.miniature.head import Head, open_head
 from d2r_fast.engine.config import Frozen
 from d2r_fast.engine.console import say
@@ -34,6 +34,7 @@ from d2r_fast.engine.generator import Arc2FaceGenerator
 from d2r_fast.engine.models.layout import RECOGNISER
 from d2r_fast.engine.mtcnn import MTCNN
 from d2r_fast.engine.recogniser import Recogniser
+from d2r_fast.engine.stops import stop_when_told
 from d2r_fast.kernels.slerp import slerp
 from d2r_fast.recognition.iresnet import IMAGE_SIZE
 from d2r_fast.translation.compare.features import Space
@@ -41,6 +42,7 @@ from d2r_fast.translation.compare.mmd import squared_mmd
 
 STEP = 100
 """From a number whose picture holds no face to the next one that is tried."""
+TRIES = 50
 ARC = (0.0, 0.25, 0.5, 0.75, 1.0)
 FEWEST = 4
 """People: the offset is made of half of them and tried on the others, and a distance needs two pictures."""
@@ -53,7 +55,7 @@ class QualityConfig(Frozen):
 
     facekit: Path
     models: Path
-    people: Annotated[int, Field(le=MOST)] = 60
+    people: Annotated[int, Field(le=MOST_PEOPLE)] = 60
     """People to draw, at least 4: the offset is made of half of them and tried on the other half."""
     steps: Annotated[int, Field(ge=1, le=1000)] = 20
     """Sampling steps."""
@@ -87,14 +89,18 @@ class Trial:
 
     def shots(self, domain: Domain, people: range, image: int) -> Pixels:
         """Crops (N, 112, 112, 3), one of each person: of the first number that holds a face, `image` and from there on
-        in steps."""
+        in steps; RunError where so many numbers hold none that the head cannot be right."""
         found: dict[int, torch.Tensor] = {}
-        while missing := [EVALUATION + person for person in people if EVALUATION + person not in found]:
+        while missing := [DEVELOPMENT + person for person in people if DEVELOPMENT + person not in found]:
             wanted = [(person, image) for person in missing]
             for held, _, crops in draw_and_cut(domain, self.head, self.detector, wanted, seed=self.seed):
                 found |= {person: crop for (person, _), crop in zip(held, crops, strict=True)}
             image += STEP
-        return torch.stack([found[EVALUATION + person] for person in people]).numpy()
+            if image > TRIES * STEP:
+                raise RunError(
+                    f"no face is found in {TRIES} pictures of {len(missing)} people: check the head"
+                )
+        return torch.stack([found[DEVELOPMENT + person] for person in people]).numpy()
 
     def embed(self, crops: Pixels) -> Embeddings:
         """Unit embeddings (N, D)."""
@@ -163,7 +169,7 @@ def measure_arc(trial: Trial, given: Embeddings) -> Json:
     whole = ~np.isnan(leaning).any(0)
     rising = (np.diff(leaning[:, whole], axis=0) > 0).all(0)
     return {
-        "t": ARC, "leaning": np.nanmean(leaning, axis=1).tolist(), "pairs": int(whole.sum()),
+        "t": ARC, "leaning": leaning[:, whole].mean(1).tolist() if whole.any() else None, "pairs": int(whole.sum()),
         "rising_pairs": float(rising.mean()) if whole.any() else None,
     }  # fmt: skip
 
@@ -217,9 +223,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"quality: {error}")
         return error.exit_code
     about = {"machine": describe_machine("cpu"), "versions": describe_versions(), "revision": revision()}
-    print(json.dumps({"name": "miniature quality", "seed": config.seed, **found, **about}))
+    print(json.dumps({"name": "miniature quality", "seed": config.seed, **found, **about}, allow_nan=False))
     return 0
 
 
 if __name__ == "__main__":
+    stop_when_told()
     sys.exit(main())

@@ -7,10 +7,10 @@ from pydantic import Field, model_validator
 from d2r_fast.engine.config import Frozen
 from d2r_fast.engine.models import configs
 
-RECOGNISER, GENERATOR, SOURCE, EVALUATION = 10_000_000, 11_000_000, 12_000_000, 13_000_000
-"""First identity of those that the recogniser and the generator are trained on, that datasets are made from, and that
-are verified: nobody is in two."""
-MOST = GENERATOR - RECOGNISER
+RECOGNISER, GENERATOR, SOURCE, DEVELOPMENT, EVALUATION = range(10_000_000, 15_000_000, 1_000_000)
+"""First identity of those that the recogniser and the generator are trained on, that datasets are made from, that
+settings are chosen on, and that an experiment is verified on: nobody is in two."""
+MOST_PEOPLE = GENERATOR - RECOGNISER
 """Of each."""
 VAE_GROUPS, UNET_GROUPS = 8, 16
 """Channels are normalised in so many groups."""
@@ -26,13 +26,13 @@ class MiniatureRecipe(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     side: Annotated[int, Field(ge=64, multiple_of=64)] = 128
     """Pixels of the pictures."""
-    recogniser_identities: Annotated[int, Field(ge=2, le=MOST)] = 800
+    recogniser_identities: Annotated[int, Field(ge=2, le=MOST_PEOPLE)] = 800
     recogniser_images: Annotated[int, Field(ge=2)] = 10
     recogniser_epochs: Annotated[int, Field(ge=1)] = 12
     recogniser_width: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Share of IR-18's channels."""
     embedding_dim: Annotated[int, Field(ge=16)] = 128
-    identities: Annotated[int, Field(ge=2, le=MOST)] = 2500
+    identities: Annotated[int, Field(ge=2, le=MOST_PEOPLE)] = 2500
     images: Annotated[int, Field(ge=1)] = 4
     """What the generator is trained on, of each identity."""
     vae_channels: tuple[VaeChannels, VaeChannels, VaeChannels, VaeChannels] = (16, 32, 64, 64)

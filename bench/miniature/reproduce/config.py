@@ -13,23 +13,23 @@ from d2r_fast.engine.config import Frozen
 Count = Annotated[int, Field(ge=1)]
 SPARE = 0.75
 """Share of the pairs of one identity that may be asked for: pictures in which no face is found are dropped."""
-MOST = 100_000
-"""Identities of a kind: their numbers follow each other without meeting."""
+MOST_OF_A_KIND = 100_000
+"""Identities: their numbers follow each other without meeting."""
 
 
 class Scale(Frozen):
     """How much is drawn, generated and learnt."""
 
-    identities: Annotated[int, Field(ge=4, le=MOST, multiple_of=4)] = 64
+    identities: Annotated[int, Field(ge=4, le=MOST_OF_A_KIND, multiple_of=4)] = 64
     """Of every set that a network is trained on."""
     images: Annotated[int, Field(ge=3, multiple_of=3)] = 12
     """Of each of them."""
     latents: Count = 12
     """Renders of an identity that its generated images are drawn from."""
-    target_identities: Annotated[int, Field(ge=2, le=MOST)] = 100
+    target_identities: Annotated[int, Field(ge=2, le=MOST_OF_A_KIND)] = 100
     """Photographed people of whom nobody says who they are: for the offset, and for the translation to learn from."""
     target_images: Count = 4
-    held_identities: Annotated[int, Field(ge=2, le=MOST)] = 100
+    held_identities: Annotated[int, Field(ge=2, le=MOST_OF_A_KIND)] = 100
     """Photographed people who are verified."""
     held_images: Annotated[int, Field(ge=2)] = 8
     pairs: Annotated[int, Field(ge=20, multiple_of=20)] = 2000
@@ -74,8 +74,8 @@ class ReproduceConfig(Frozen):
     """One run of the experiment."""
 
     miniature: FlagCreatePairsOff[bool] = False
-    """In the miniature world, in less than an hour on a CPU. At full size the same is done by generate, translate,
-    train and evaluate, one after the other."""
+    """In the miniature world, which a CPU is enough for. At full size the same is done by generate, translate, train
+    and evaluate, one after the other."""
     facekit: Path
     """The head that people are made of: ICT-FaceKit as .npz, or its folder."""
     models: Path | None = None

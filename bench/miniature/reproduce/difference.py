@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 Folds = Sequence[Sequence[float]]
 """Accuracies (seeds, folds) of the networks trained on a set."""
@@ -13,32 +14,44 @@ Folds = Sequence[Sequence[float]]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Mean accuracy with one set less that with another, and two standard errors of it."""
+    """Mean accuracy with one set less that with another.
+
+    Attributes:
+        mean: share of the pairs.
+        error: what is to either side of it in a 95 % confidence interval.
+        trainings: of each set; with one of each, the interval knows nothing of how trainings differ.
+    """
 
     mean: float
     error: float
+    trainings: int
 
     @property
     def is_sure(self) -> bool:
-        """Whether it is beyond what chance would do in 19 of 20 experiments."""
-        return abs(self.mean) > self.error
+        """Whether chance would bring so much in fewer than 1 of 20 experiments, trainings and pairs drawn anew."""
+        return self.trainings > 1 and abs(self.mean) > self.error
 
     def entry(self) -> dict[str, Any]:
-        return {"mean": self.mean, "error": self.error, "sure": self.is_sure}
+        return {"mean": self.mean, "error": self.error, "trainings": self.trainings, "sure": self.is_sure}
 
 
 def difference(one: Folds, other: Folds) -> Difference:
     """Of networks that were verified on the same folds of pairs.
 
     Two things are left to chance and add up: the trainings, whose spread is over seeds, and the pairs, whose spread is
-    over folds, each fold's difference being of the same pairs. People recur from fold to fold, so that it is the
-    difference for these people rather than for all.
+    over folds, each fold's difference being of the same pairs. The interval is Student's with the degrees of freedom
+    of such a sum (Welch, Biometrika 1947). People recur from fold to fold, so that it is the difference for these
+    people rather than for all.
     """
     apart: NDArray[np.float64] = np.array(one, np.float64) - np.array(other, np.float64)
-    variance = _of_mean(apart.mean(axis=0)) + _of_mean(apart.mean(axis=1))
-    return Difference(float(apart.mean()), float(2 * np.sqrt(variance)))
+    parts = [_of_mean(apart.mean(axis=axis)) for axis in (0, 1) if apart.shape[1 - axis] > 1]
+    variance = sum(part for part, _ in parts)
+    if variance == 0:
+        return Difference(float(apart.mean()), 0.0, len(apart))
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+    return Difference(float(apart.mean()), float(stdtrit(freedom, 0.975) * np.sqrt(variance)), len(apart))
 
 
-def _of_mean(values: NDArray[np.float64]) -> float:
-    """Variance of the mean; one value alone says nothing of its spread, and adds none."""
-    return float(values.var(ddof=1) / len(values)) if len(values) > 1 else 0.0
+def _of_mean(values: NDArray[np.float64]) -> tuple[float, int]:
+    """Variance of the mean, and its degrees of freedom."""
+    return float(values.var(ddof=1) / len(values)), len(values) - 1

@@ -13,6 +13,7 @@ from d2r_fast.bench.miniature.reproduce.sets import (
     MAIN,
     REAL,
     RENDERS,
+    SOURCE_DOMAIN,
     SYN2AUTH,
     UNIFORM,
     parts_of,
@@ -60,7 +61,12 @@ def describe(config: ReproduceConfig, names: Sequence[str], seconds: dict[str, f
 
 def settings_of(config: ReproduceConfig) -> Json:
     """What decides what comes out, but for the head and the models."""
-    return {"seed": config.seed, "quick": config.quick, **config.scale.model_dump(mode="json")}
+    return {
+        "seed": config.seed,
+        "quick": config.quick,
+        "source": SOURCE_DOMAIN,
+        **config.scale.model_dump(mode="json"),
+    }
 
 
 def apart_from_renders(config: ReproduceConfig, name: str) -> Difference:
@@ -99,7 +105,7 @@ def tables_of(document: Json) -> list[Table]:
         Table(
             "Table 5: what is trained on",
             {
-                RENDERS: "(a) renders", DIGI2REAL: "(b) Digi2Real of them",
+                RENDERS: "(a) studio renders", DIGI2REAL: "(b) Digi2Real of them",
                 SYN2AUTH: "(c) translated by UNSB, as Syn2Auth does", REAL: "(d) photographs of others",
                 GUIDE: "the network that (b) is steered by",
             },
@@ -169,6 +175,8 @@ def say_direction(document: Json) -> str:
     """The claim and what came of it, in a sentence."""
     found = document["over_renders"][DIGI2REAL]
     mean, error = 100 * found["mean"], f"{100 * found['error']:.1f} points"
+    if found["trainings"] == 1:
+        return f"Digi2Real less renders: {mean:+.1f} ± {error} by these pairs, of one training each."
     if not found["sure"]:
         return f"Digi2Real and renders do not differ beyond chance: {mean:+.1f} ± {error}."
     if mean < 0:

@@ -4,43 +4,43 @@ Nobody on them is in the set or is verified. But they are of the world that is v
 less a comparison says of what is made from renders alone.
 """
 
-from typing import Any
-
-from d2r_fast.bench.miniature.generator.recipe import MiniatureRecipe
 from d2r_fast.bench.miniature.reproduce.config import ReproduceConfig
-from d2r_fast.bench.miniature.reproduce.sets import REAL, RENDERS, SYN2AUTH
-from d2r_fast.engine.models.card import read_card
+from d2r_fast.bench.miniature.reproduce.sets import REAL, RENDERS, SYN2AUTH, TARGET
+from d2r_fast.engine.models.card import PHOTOGRAPHS, read_card
+from d2r_fast.engine.source import open_source
 
 Counts = dict[str, int]
 
 
 def behind(config: ReproduceConfig, name: str) -> Counts | None:
     """Of a set; None where it was made by networks of which that is not known."""
-    scale = config.scale
-    unnamed = scale.target_identities * scale.target_images
-    if name in (RENDERS, SYN2AUTH, REAL):
-        named = scale.identities * scale.images if name == REAL else 0
-        return {"named": named, "unnamed": unnamed if name == SYN2AUTH else 0}
-    recipe = recipe_of(config)
-    if recipe is None:
-        return None
-    return {
-        "named": recipe.recogniser_identities * recipe.recogniser_images,
-        "unnamed": recipe.identities * recipe.images + unnamed,
-    }
+    if name == RENDERS:
+        return {"named": 0, "unnamed": 0}
+    if name == REAL:
+        return {"named": _count(config, REAL), "unnamed": 0}
+    unnamed = _count(config, TARGET)
+    if name == SYN2AUTH:
+        return {"named": 0, "unnamed": unnamed}
+    of_models = behind_models(config)
+    return of_models and {"named": of_models["named"], "unnamed": of_models["unnamed"] + unnamed}
 
 
 def behind_guide(config: ReproduceConfig) -> Counts | None:
     """Of the network that Digi2Real is steered by."""
-    recipe = recipe_of(config)
-    if recipe is None:
-        return None
-    return {"named": recipe.recogniser_identities * recipe.recogniser_images, "unnamed": 0}
+    of_models = behind_models(config)
+    return of_models and {"named": of_models["named"], "unnamed": 0}
 
 
-def recipe_of(config: ReproduceConfig) -> MiniatureRecipe | None:
-    """What the models were trained by, where they are a miniature."""
-    card: dict[str, Any] | None = read_card(config.model_folder)
-    if card is None or card["kind"] != "miniature":
-        return None
-    return MiniatureRecipe(**card["recipe"])
+def behind_models(config: ReproduceConfig) -> Counts | None:
+    """Of recogniser (named) and generator, by the card of the model folder.
+
+    Raises:
+        UserError: the card is not one.
+    """
+    card = read_card(config.model_folder)
+    found: Counts | None = card.get(PHOTOGRAPHS) if card else None
+    return found
+
+
+def _count(config: ReproduceConfig, name: str) -> int:
+    return sum(len(identity.images) for identity in open_source(config.out / name).identities)

@@ -9,9 +9,7 @@ import json
 from functools import partial
 
 from d2r_fast.bench.machine import describe_machine, describe_versions, revision
-from d2r_fast.bench.miniature.arithmetic import precision_of
-from d2r_fast.bench.miniature.experiment import Clock, settle
-from d2r_fast.bench.miniature.head import head_file, open_head
+from d2r_fast.bench.miniature.experiment import Clock, made_of, settle
 from d2r_fast.bench.miniature.processes import side_by_side
 from d2r_fast.bench.miniature.reproduce.config import ReproduceConfig
 from d2r_fast.bench.miniature.reproduce.document import (
@@ -23,6 +21,7 @@ from d2r_fast.bench.miniature.reproduce.document import (
     settings_of,
 )
 from d2r_fast.bench.miniature.reproduce.page import PAGE, PLOT, SHEET, render_page, render_sheet
+from d2r_fast.bench.miniature.reproduce.photographs import behind_models
 from d2r_fast.bench.miniature.reproduce.plot import render_plot
 from d2r_fast.bench.miniature.reproduce.scores import score_all
 from d2r_fast.bench.miniature.reproduce.sets import (
@@ -40,7 +39,7 @@ from d2r_fast.bench.miniature.reproduce.sets import (
 from d2r_fast.bench.miniature.reproduce.trials import run_trials
 from d2r_fast.engine.device import find_device
 from d2r_fast.engine.errors import RunError
-from d2r_fast.engine.files import sha256_file, write_atomic
+from d2r_fast.engine.files import write_atomic
 from d2r_fast.engine.marker import document_digest
 from d2r_fast.engine.models.layout import describe_files
 from d2r_fast.engine.models.miniature import MINIATURE, PACKED, unpack_miniature
@@ -74,19 +73,18 @@ def reproduce(config: ReproduceConfig) -> int:
 
 def begin(config: ReproduceConfig) -> None:
     """See that everything is there, and that what is in `out` was made of the same."""
-    open_head(config.facekit)
-    settle(config.out, settings_of(config) | made_of(config))
+    behind_models(config)
+    settle(config.out, settings_of(config) | all_made_of(config))
     if config.models is None and not config.model_folder.exists():
         unpack_miniature(MINIATURE / PACKED, config.model_folder)
 
 
-def made_of(config: ReproduceConfig) -> dict[str, str]:
-    """Digests of the head and of the networks that draw, wherever they lie, and the arithmetic of what is trained."""
+def all_made_of(config: ReproduceConfig) -> dict[str, str]:
+    """What every experiment is made of, and the networks that draw, wherever they lie."""
+    shared = made_of(config.facekit, config.device)
     models = MINIATURE / PACKED if config.models is None else config.models
     networks, _ = describe_files(models, recogniser=None, detector="mtcnn", sampler="dpm++2m")
-    return {
-        "head": sha256_file(head_file(config.facekit)),
-        "precision": precision_of(config.device),
+    return shared | {
         "networks": document_digest({name: network["sha256"] for name, network in networks.items()}),
     }
 
@@ -130,7 +128,7 @@ def translate_all(config: ReproduceConfig) -> None:
 def write_all(config: ReproduceConfig, names: list[str], seconds: dict[str, float]) -> None:
     """Document, tables, pictures, plot and page, and the tables on the terminal."""
     document = describe(config, names, seconds) | {
-        "made_of": made_of(config), "machine": describe_machine(find_device(config.device)),
+        "made_of": all_made_of(config), "machine": describe_machine(find_device(config.device)),
         "versions": describe_versions(), "revision": revision(), "date": datetime.date.today().isoformat(),
     }  # fmt: skip
     tables = f"{render_tables(document)}\n{render_measures(document)}\n"

@@ -1,6 +1,6 @@
 """The sets of the experiment: drawn, generated, translated, and parts of those.
 
-renders              the source: plainly shaded people
+renders              the source: plainly shaded people in a studio's light, which tells their colours
 digi2real            Digi2Real of them: prototype, SLERP with t ~ Beta(2, 2), offset, generate, detect, align
 digi2real-alpha-1    the same with t ~ Beta(1, 1), which is uniform (Table 2)
 syn2auth             each render translated by UNSB, which learnt from photographs of others
@@ -16,8 +16,8 @@ from d2r_fast.bench.miniature.crops import submit_crops
 from d2r_fast.bench.miniature.domains import Domain
 from d2r_fast.bench.miniature.generator.recipe import EVALUATION, SOURCE
 from d2r_fast.bench.miniature.pairs import make_pairs
-from d2r_fast.bench.miniature.processes import side_by_side
-from d2r_fast.bench.miniature.reproduce.config import MOST, ReproduceConfig, Scale
+from d2r_fast.bench.miniature.processes import await_all, side_by_side
+from d2r_fast.bench.miniature.reproduce.config import MOST_OF_A_KIND, ReproduceConfig, Scale
 from d2r_fast.engine.config import GenerateConfig
 from d2r_fast.engine.embed import embed_source
 from d2r_fast.engine.files import make_folder
@@ -29,13 +29,20 @@ from d2r_fast.translation.config import TranslateConfig
 from d2r_fast.translation.training.config import TransferConfig
 
 RENDERS, DIGI2REAL, SYN2AUTH, REAL = MAIN = ("renders", "digi2real", "syn2auth", "real")
+SOURCE_DOMAIN: Domain = "studio"
 UNIFORM = "digi2real-alpha-1"
 ALPHAS = {DIGI2REAL: 2.0, UNIFORM: 1.0}
 TARGET, HELD, BENCHMARKS, SUITE = "target", "held", "benchmarks", "held"
-FIRST = {RENDERS: SOURCE, REAL: SOURCE + MOST, TARGET: SOURCE + 2 * MOST, HELD: EVALUATION}
+FIRST = {
+    RENDERS: SOURCE,
+    REAL: SOURCE + MOST_OF_A_KIND,
+    TARGET: SOURCE + 2 * MOST_OF_A_KIND,
+    HELD: EVALUATION,
+}
 """First identity of what is drawn: nobody is in two."""
 RANKING, OFFSET, TRANSLATION = "ranking.csv", "offset.safetensors", "translation"
-CROP = 64
+TRAINED_CROP = 64
+"""Pixels that the translation learns from at once."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ def draw_all(config: ReproduceConfig) -> None:
     """What the renderer and the camera see, and the pairs to verify; what is there is left alone."""
     scale = config.scale
     counts: dict[str, tuple[Domain, int, int]] = {
-        RENDERS: ("studio", scale.identities, scale.images),
+        RENDERS: (SOURCE_DOMAIN, scale.identities, scale.images),
         REAL: ("snapshots", scale.identities, scale.images),
         TARGET: ("snapshots", scale.target_identities, scale.target_images),
         HELD: ("snapshots", scale.held_identities, scale.held_images),
@@ -85,8 +92,7 @@ def draw_all(config: ReproduceConfig) -> None:
                 seed=config.seed, device=config.device,
             )
         ]  # fmt: skip
-        for drawn in drawing:
-            drawn.result()
+        await_all("draw", drawing)
     pairs = config.out / BENCHMARKS / f"{SUITE}.bin"
     if not pairs.exists():
         make_folder(pairs.parent)
@@ -134,8 +140,8 @@ def translation_training_of(config: ReproduceConfig) -> TransferConfig:
     scale = config.scale
     return TransferConfig(
         method="unsb", source=config.out / RENDERS, target=config.out / TARGET, out=config.out / TRANSLATION,
-        size=CROP, load_size=IMAGE_SIZE, steps=scale.transfer_steps, ngf=16, ndf=32, num_blocks=5, average=0.995,
-        lambda_nce=4, seed=config.seed, num_threads=1, device=config.device,
+        size=TRAINED_CROP, load_size=IMAGE_SIZE, steps=scale.transfer_steps, ngf=16, ndf=32, num_blocks=5,
+        average=0.995, lambda_nce=4, seed=config.seed, num_threads=1, device=config.device,
         pictures_every=max(1, scale.transfer_steps // 4),
     )  # fmt: skip
 
