@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from d2r_fast.bench.machine import describe_machine, describe_versions, revision
+from d2r_fast.bench.miniature.flags import add_flags
 from d2r_fast.bench.miniature.pairs import make_pairs
 from d2r_fast.bench.miniature.render import render
 from d2r_fast.engine.config import Frozen
@@ -121,11 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("facekit", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    for name, field in LearnConfig.model_fields.items():
-        if name not in ("facekit", "out"):
-            kind = field.annotation
-            assert isinstance(kind, type)
-            parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=field.default)
+    add_flags(parser, LearnConfig)
     try:
         config = LearnConfig(**vars(parser.parse_args(arguments)))
         found = learn(config)

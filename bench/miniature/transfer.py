@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from d2r_fast.bench.machine import describe_machine, describe_versions, revision
 from d2r_fast.bench.miniature.domains import SIDE, render_domain
 from d2r_fast.bench.miniature.experiment import Clock, made_of, settle
+from d2r_fast.bench.miniature.flags import add_flags
 from d2r_fast.bench.miniature.processes import side_by_side
 from d2r_fast.bench.miniature.transfer_results import measure_transfer, save
 from d2r_fast.engine.config import Frozen
@@ -212,9 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--recognisers", default="", help="more of them: ONNX, run folders, checkpoints; likewise"
     )
-    for name, field in TransferExperiment.model_fields.items():
-        if isinstance(field.annotation, type) and field.annotation is not Path:
-            parser.add_argument(f"--{name.replace('_', '-')}", type=field.annotation, default=field.default)
+    add_flags(parser, TransferExperiment)
     given = vars(parser.parse_args(arguments))
     folder = given.pop("save")
     try:

@@ -1,7 +1,6 @@
 """What the small realism transfer came to: distances, identity, and a sheet of pictures to see it on."""
 
 import datetime
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from d2r_fast.bench.miniature.grid import grid_png
 from d2r_fast.bench.record import slug
 from d2r_fast.engine.decode import decode
 from d2r_fast.engine.errors import RunError
@@ -26,7 +25,7 @@ RESULT, SHEET = "transfer.json", "contact-sheet.png"
 UNTRANSLATED, OWN = "untranslated", "own photographs"
 LEAST_FALL, LEAST_KEPT = 1 / 3, 0.8
 """What was asked for: the distance falls by a third, and 0.8 of the identity is kept."""
-NUM_COLUMNS, GAP, ZOOM = 12, 2, 2
+NUM_COLUMNS, ZOOM = 12, 2
 Pictures = NDArray[np.uint8]
 Json = dict[str, Any]
 Paths = Mapping[str, Path]
@@ -106,15 +105,8 @@ def read_pictures(folder: Path) -> tuple[Pictures, list[str]]:
 
 def write_sheet(path: Path, sets: Mapping[str, Pictures]) -> None:
     """A row of every set: the same pictures below each other, but for the last row's, who are other people."""
-    rows = [
-        _row(pictures[:: max(1, len(pictures) // NUM_COLUMNS)][:NUM_COLUMNS]) for pictures in sets.values()
-    ]
-    gap = np.full((GAP, rows[0].shape[1], 3), 255, np.uint8)
-    sheet = Image.fromarray(np.concatenate([part for row in rows for part in (row, gap)][:-1]))
-    larger = sheet.resize((sheet.width * ZOOM, sheet.height * ZOOM), Image.Resampling.NEAREST)
-    buffer = io.BytesIO()
-    larger.save(buffer, "PNG")
-    write_atomic(path, buffer.getvalue())
+    rows = [pictures[:: max(1, len(pictures) // NUM_COLUMNS)][:NUM_COLUMNS] for pictures in sets.values()]
+    write_atomic(path, grid_png([[*row] for row in rows], zoom=ZOOM))
 
 
 def save(document: Json, out: Path, *, folder: Path | None) -> None:
@@ -132,8 +124,3 @@ def save(document: Json, out: Path, *, folder: Path | None) -> None:
     stem = f"transfer-{slug(document['machine'])}-{datetime.date.today().isoformat()}"
     write_atomic(folder / f"{stem}.json", data)
     write_atomic(folder / f"{stem}-sheet.png", (out / SHEET).read_bytes())
-
-
-def _row(pictures: Pictures) -> Pictures:
-    gap = np.full((pictures.shape[1], GAP, 3), 255, np.uint8)
-    return np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis=1)

@@ -6,7 +6,7 @@ A block is a function of the recipe and of its number; one that is there is not 
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from d2r_fast.bench.miniature.head import open_head
 from d2r_fast.engine.device import find_device
 from d2r_fast.engine.files import write_atomic
 from d2r_fast.engine.mtcnn import MTCNN
-from d2r_fast.recognition.embedder import Embedder
 
 PEOPLE_PER_BLOCK = 100
 Pixels = NDArray[np.uint8]
@@ -70,7 +69,7 @@ def write_block(path: Path, whole: torch.Tensor, crops: torch.Tensor, people: li
     write_atomic(path, buffer.getvalue())
 
 
-def embed(embedder: Embedder, crops: Pixels) -> NDArray[np.float32]:
+def embed(embedder: Callable[[Pixels], NDArray[np.float32]], crops: Pixels) -> NDArray[np.float32]:
     """Unit embeddings (N, D)."""
     found = embedder(crops)
     unit: NDArray[np.float32] = found / np.linalg.norm(found, axis=1, keepdims=True)

@@ -24,7 +24,8 @@ from pydantic import Field, field_validator
 from d2r_fast.bench.machine import describe_machine, describe_versions, revision
 from d2r_fast.bench.miniature.crops import cut, draw_and_cut
 from d2r_fast.bench.miniature.domains import Domain
-from d2r_fast.bench.miniature.generator.pictures import Pixels
+from d2r_fast.bench.miniature.flags import add_flags
+from d2r_fast.bench.miniature.generator.pictures import Pixels, embed
 from d2r_fast.bench.miniature.generator.recipe import DEVELOPMENT, MOST_PEOPLE
 from d2r_fast.bench.miniature.head import Head, open_head
 from d2r_fast.engine.config import Frozen
@@ -104,9 +105,7 @@ class Trial:
 
     def embed(self, crops: Pixels) -> Embeddings:
         """Unit embeddings (N, D)."""
-        found = self.recogniser(crops)
-        unit: Embeddings = found / np.linalg.norm(found, axis=1, keepdims=True)
-        return unit
+        return embed(self.recogniser, crops)
 
     def pictures(self, embeddings: Embeddings, *, offset: torch.Tensor | None = None) -> Pixels:
         """Drawn from (N, D), picture i by noise of its own that does not depend on the embeddings."""
@@ -210,11 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("facekit", type=Path)
     parser.add_argument("models", type=Path)
-    for name, field in QualityConfig.model_fields.items():
-        if isinstance(field.annotation, type) and field.annotation is not Path:
-            parser.add_argument(
-                f"--{name}", type=field.annotation, default=field.default, help=field.description
-            )
+    add_flags(parser, QualityConfig)
     given = vars(parser.parse_args(arguments))
     try:
         config = QualityConfig(**given)

@@ -1,16 +1,14 @@
 """The experiment's page, complete in itself: pictures, claim, tables, plot, measures, times."""
 
 import base64
-import io
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
+from d2r_fast.bench.miniature.grid import WHITE, Pixels, grid_png
 from d2r_fast.bench.miniature.reproduce.document import (
     HEADINGS,
     measure_rows,
@@ -23,9 +21,8 @@ from d2r_fast.engine.decode import decode
 from d2r_fast.engine.source import Source, open_source
 
 PAGE, SHEET, PLOT = "reproduced.html", "pictures.png", "accuracies.png"
-NUM_PEOPLE, OF_EACH, GAP = 6, 2, 4
+NUM_PEOPLE, OF_EACH = 6, 2
 Json = dict[str, Any]
-Pixels = NDArray[np.uint8]
 
 
 def render_page(document: Json, *, sheet: bytes, plot: bytes) -> str:
@@ -55,21 +52,17 @@ def render_sheet(out: Path) -> bytes:
     people = [identity.name for identity in sources[RENDERS].identities if identity.name in generated]
     others = [identity.name for identity in sources[REAL].identities]
     rows = [_row(source, others if name == REAL else people) for name, source in sources.items()]
-    gap = np.full((GAP, rows[0].shape[1], 3), 255, np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(np.concatenate([part for row in rows for part in (row, gap)][:-1])).save(buffer, "PNG")
-    return buffer.getvalue()
+    return grid_png(rows)
 
 
-def _row(source: Source, people: list[str]) -> Pixels:
+def _row(source: Source, people: list[str]) -> list[Pixels]:
     """The first pictures of the first people, and white where somebody has fewer."""
     images = {identity.name: list(identity.images) for identity in source.identities}
     shown: list[Pixels] = []
     for name in people[:NUM_PEOPLE]:
         found = [decode(source.read(image)) for image in images.get(name, [])[:OF_EACH]]
-        shown += found + [np.full_like(found[0], 255)] * (OF_EACH - len(found)) if found else []
-    gap = np.full((shown[0].shape[0], GAP, 3), 255, np.uint8)
-    return np.concatenate([part for picture in shown for part in (picture, gap)][:-1], axis=1)
+        shown += found + [np.full_like(found[0], WHITE)] * (OF_EACH - len(found)) if found else []
+    return shown
 
 
 def _data_uri(png: bytes) -> str:
