@@ -20,6 +20,7 @@ from d2r_fast.engine.backends import trt as trt_backend
 from d2r_fast.engine.backends.network import Port
 from d2r_fast.engine.backends.trt import OPEN_SIZES, shape_range
 from d2r_fast.engine.build_engines import build_engine, build_engines, load_engine
+from d2r_fast.engine.config import Precision
 from d2r_fast.engine.engine_file import Built
 from d2r_fast.engine.engine_job import Job
 from d2r_fast.engine.engine_wish import NETWORKS, Wish
@@ -77,6 +78,20 @@ def test_one_engine_serves_several_compute_capabilities(make_job: Callable[..., 
     for targets in (("sm80",), ("sm120", "sm89")):
         assert isinstance(make_job(*targets).find(), Built)
     assert "target targets" in str(make_job("sm86").find())
+
+
+@no_card
+def test_float32_is_for_cards_that_multiply_it(tmp_path: Path) -> None:
+    def targets(precision: Precision, *wished: str) -> Any:
+        wish = Wish(backend="tensorrt-rtx", precision=precision, batch_size=4, targets=wished)
+        spec = Job(tiny_network(tmp_path, side=16), tmp_path / "engines", wish.checked()).spec
+        return find_backend("tensorrt-rtx").target(spec)["targets"]
+
+    assert "sm75" in targets("fp16")
+    assert targets("fp32") == [name for name in targets("fp16") if name != "sm75"]
+    with pytest.raises(UserError, match="does not multiply on sm75") as caught:
+        targets("fp32", "sm75", "sm89")
+    assert "--targets some of sm80" in str(caught.value)
 
 
 @no_card

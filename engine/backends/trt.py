@@ -29,6 +29,8 @@ from d2r_fast.engine.errors import RunError, UserError
 
 LIBRARIES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 INSTALL = {"tensorrt": "pip install 'd2r-fast[gpu]'", "tensorrt-rtx": "pip install 'd2r-fast[tensorrt-rtx]'"}
+NO_FP32 = "sm75"
+"""Turing, for which TensorRT for RTX 1.7 compiles no float32 matrix product."""
 OPEN_SIZES = (12, 320, 2048)
 """Smallest, usual and largest height and width of P-Net's images."""
 
@@ -68,10 +70,11 @@ class TensorRT(Backend):
             )
         return None
 
-    def targets(self) -> tuple[str, ...]:
+    def targets(self, precision: Precision = "fp16") -> tuple[str, ...]:
         """The compute capabilities that engines can be built for ahead of time, as sm89."""
         names = import_module(self._library).ComputeCapability.__members__
-        return tuple(name.lower() for name in names if name.startswith("SM"))
+        offered = tuple(name.lower() for name in names if name.startswith("SM"))
+        return tuple(name for name in offered if precision != "fp32" or name != NO_FP32)
 
     def version(self) -> str:
         return installed_version(self._library)
@@ -88,9 +91,20 @@ class TensorRT(Backend):
         return card(spec.device) | {"driver": driver()}
 
     def _targets(self, spec: Spec) -> list[str]:
-        """As wished for, else the card's, else all there are."""
-        here = (card(spec.device)["sm"],) if spec.device != "cuda" else self.targets()
-        return sorted(spec.targets or here)
+        """As wished for, else the card's, else all there are.
+
+        Raises:
+            UserError: one of them cannot take the network's arithmetic.
+        """
+        offered = self.targets(spec.precision)
+        here = (card(spec.device)["sm"],) if spec.device != "cuda" else offered
+        wished = sorted(spec.targets or here)
+        if NO_FP32 in wished and NO_FP32 not in offered:
+            raise UserError(
+                f"{spec.name} is built in fp32, which {self.name} does not multiply on {NO_FP32} (Turing): give "
+                f"--targets some of {','.join(offered)}, or take another backend there"
+            )
+        return wished
 
     def build(self, spec: Spec, source: Source, folder: Path) -> None:
         plan, log = folder / "engine.plan", folder / "engine.log"
