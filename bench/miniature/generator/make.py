@@ -109,8 +109,10 @@ def train_recogniser(recipe: MiniatureRecipe, out: Path, *, device: str) -> None
     train(
         TrainConfig(
             data=out / "people", out=out / "recogniser", backbone="ir_18", width=recipe.recogniser_width,
-            embedding_dim=recipe.embedding_dim, epochs=epochs, batch_size=64, warmup_epochs=min(1.0, epochs / 4),
-            augment="adaface", seed=recipe.seed, device=device, precision=precision_of(device),
+            embedding_dim=recipe.embedding_dim, epochs=epochs,
+            batch_size=recipe.recogniser_batch_size, warmup_epochs=min(1.0, epochs / 4),
+            scale=recipe.recogniser_logits, margin=recipe.recogniser_margin, augment="adaface", seed=recipe.seed,
+            device=device, precision=precision_of(device),
         )
     )  # fmt: skip
 

@@ -29,6 +29,10 @@ class MiniatureRecipe(Frozen):
     recogniser_identities: Annotated[int, Field(ge=2, le=MOST_PEOPLE)] = 800
     recogniser_images: Annotated[int, Field(ge=2)] = 10
     recogniser_epochs: Annotated[int, Field(ge=1)] = 12
+    recogniser_batch_size: Annotated[int, Field(ge=2)] = 64
+    recogniser_logits: Annotated[float, Field(gt=0)] = 64.0
+    """Scale of AdaFace's logits, and its margin."""
+    recogniser_margin: Annotated[float, Field(ge=0, lt=1.5)] = 0.4
     recogniser_width: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Share of IR-18's channels."""
     embedding_dim: Annotated[int, Field(ge=16)] = 128
