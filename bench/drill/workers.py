@@ -12,14 +12,20 @@ from d2r_fast.bench.drill.outcome import Outcome
 from d2r_fast.bench.drill.yard import Yard, temporaries, tree
 from d2r_fast.engine.marker import WORKERS
 
+Deed = Callable[[Child, list[int]], object]
+TRIES = 5
 GONE_WITHIN_S = 10.0
 """Workers must not outlive their run by more."""
+
+
+class Early(RuntimeError):
+    """A run was over before anything could be done to it."""
 
 
 def drill(yard: Yard) -> list[Outcome]:
     """4 workers, of which one, all, or the leader is killed."""
     count = 2 if yard.quick else 4
-    source = yard.source(num_identities=60 if yard.quick else 400, images=6, side=48)
+    source = yard.source(num_identities=60 if yard.quick else 1000, images=6, side=48)
     yard.done(yard.translate(source, yard.folder / "calm"))
     found = [one(yard, source, count)]
     return found if yard.quick else [*found, every(yard, source, count), leader(yard, source, count)]
@@ -27,8 +33,7 @@ def drill(yard: Yard) -> list[Outcome]:
 
 def one(yard: Yard, source: Path, count: int) -> Outcome:
     """Kills one worker; the others go on."""
-    run, pids, out = _start(yard, source, count, "one", at_work=1)
-    os.kill(pids[0], signal.SIGKILL)
+    run, _, out = _struck(yard, source, count, "one", lambda run, pids: _kill(pids[:1]), at_work=1)
     ended = run.wait()
     again = 0 if ended.status == 0 else _again(yard, source, out)
     same = tree(out) == tree(yard.folder / "calm")
@@ -59,15 +64,24 @@ def leader(yard: Yard, source: Path, count: int) -> Outcome:
 
 def _kill(pids: list[int]) -> None:
     for pid in pids:
+        if _is_over(pid):
+            raise Early
         os.kill(pid, signal.SIGKILL)
 
 
+def _is_over(pid: int) -> bool:
+    """Whether a process has ended, waited for or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except FileNotFoundError:
+        return True
+
+
 def _rerun_after(
-    yard: Yard, source: Path, count: int, name: str, fault: str, deed: Callable[[Child, list[int]], object], *,
+    yard: Yard, source: Path, count: int, name: str, fault: str, deed: Deed, *,
     status: int,
 ) -> Outcome:  # fmt: skip
-    run, pids, out = _start(yard, source, count, name, at_work=count)
-    deed(run, pids)
+    run, pids, out = _struck(yard, source, count, name, deed, at_work=count)
     ended = run.wait()
     deadline_s = time.monotonic() + GONE_WITHIN_S
     while (alive := [pid for pid in pids if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline_s:
@@ -84,21 +98,40 @@ def _rerun_after(
     )
 
 
-def _start(yard: Yard, source: Path, count: int, name: str, *, at_work: int) -> tuple[Child, list[int], Path]:
-    """A run with so many of its workers at work and some shards done; those workers' processes.
+def _struck(
+    yard: Yard, source: Path, count: int, name: str, deed: Deed, *, at_work: int
+) -> tuple[Child, list[int], Path]:
+    """A run that `deed` was done to in the middle of its work, its workers' processes and its folder.
 
-    On a machine with much to do one may have made all before another has started.
+    On a machine with much to do one worker may have made all before another has started: then the run is begun afresh.
+
+    Raises:
+        Early: time after time.
     """
-    out = yard.folder / name
-    arguments = yard.translate(source, out, executor="local", workers=count)
-    run = yard.start(arguments)
-    while True:
+    for attempt in range(TRIES):
+        out = yard.folder / f"{name}-{attempt}"
+        run = yard.start(yard.translate(source, out, executor="local", workers=count))
+        pids = _at_work(run, out, at_work)
+        if pids is None:
+            continue
+        try:
+            deed(run, pids)
+        except Early:
+            run.send(signal.SIGKILL)
+            run.wait()
+            continue
+        return run, pids, out
+    raise Early(f"{TRIES} runs ended before {at_work} workers were at work")
+
+
+def _at_work(run: Child, out: Path, count: int) -> list[int] | None:
+    """The processes of `count` workers that are at work, once some shards are done; None if the run is over."""
+    while run.ended() is None:
         reports = [json.loads(path.read_bytes()) for path in sorted((out / WORKERS).glob("*.json"))]
-        if len(reports) >= at_work and len(list(out.glob("*_stats.json"))) >= 2 * at_work:
-            return run, [int(report["pid"]) for report in reports], out
-        early = run.ended()
-        assert early is None, f"ended before its workers were at work: {early and early.said[-2000:]}"
+        if len(reports) >= count and len(list(out.glob("*_stats.json"))) >= 2 * count:
+            return [int(report["pid"]) for report in reports]
         time.sleep(0.02)
+    return None
 
 
 def _again(yard: Yard, source: Path, out: Path) -> int:
