@@ -67,6 +67,8 @@ class TransferExperiment(Frozen):
     """Few steps end somewhere on a circle; their mean is what is used."""
     lambda_nce: Annotated[float, Field(ge=0)] = 4
     """unsb: weight of the loss that keeps every place what it was. With the published 1, less identity is left."""
+    nfe: Annotated[int, Field(ge=1, le=5)] = 1
+    """unsb: steps along the bridge. With more of them, less identity is left, and it comes no nearer."""
     trainings: Annotated[int, Field(ge=1, le=16)] = 2
     """Of each method, from seeds that follow each other: how far they end apart is part of the result."""
     epochs: Annotated[int, Field(ge=1)] = 10
@@ -140,7 +142,7 @@ def recogniser_of(experiment: TransferExperiment) -> TrainConfig:
     return TrainConfig(
         data=experiment.out / RENDERS, out=experiment.out / JUDGE, backbone="ir_18", width=experiment.width,
         epochs=experiment.epochs, batch_size=64, warmup_epochs=min(1.0, experiment.epochs / 4), augment="adaface",
-        seed=experiment.seed, device=experiment.device,
+        seed=experiment.seed, num_threads=1, device=experiment.device,
     )  # fmt: skip
 
 
@@ -187,7 +189,8 @@ def translation_of(experiment: TransferExperiment, method: Method, number: int) 
     """The held renders through what a training learnt."""
     return TranslateConfig(
         method=method, source=experiment.out / HELD, weights=run_of(experiment, method, number),
-        out=folder_of(experiment, method, number), seed=experiment.seed, backend="torch", device=experiment.device,
+        out=folder_of(experiment, method, number), nfe=experiment.nfe if method == "unsb" else None,
+        seed=experiment.seed, backend="torch", device=experiment.device,
     )  # fmt: skip
 
 
