@@ -147,10 +147,10 @@ def translation_training_of(config: ReproduceConfig) -> TransferConfig:
 
 
 def translation_of(config: ReproduceConfig) -> TranslateConfig:
-    """Every render through it."""
+    """Every render through it, in one step, which keeps most of who it is (docs/transfer.md)."""
     return TranslateConfig(
         method="unsb", source=config.out / RENDERS, weights=config.out / TRANSLATION, out=config.out / SYN2AUTH,
-        seed=config.seed, backend="torch", device=config.device,
+        nfe=1, seed=config.seed, backend="torch", device=config.device,
     )  # fmt: skip
 
 
