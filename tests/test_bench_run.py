@@ -145,14 +145,18 @@ def test_every_section_has_its_module() -> None:
 
 @pytest.mark.parametrize("size", ["mini", "full"])
 def test_what_was_asked_for_was_measured(size: str) -> None:
-    """The saved documents judge every figure that was asked for on a CPU, by its name."""
+    """A saved document judges every figure that was asked for on a CPU, by its name; others, of some sections, judge
+    no other figures and by no other target."""
     documents = [d for d in read_documents(RESULTS) if d["size"] == size and d["machine"]["gpu"] is None]
-    assert documents
     assert '"/' not in json.dumps(documents), "a path of the machine"
+    wanted = {name: values["cpu", size] for name, values in TARGETS.items() if ("cpu", size) in values}
+    whole = 0
     for document in documents:
         findings = [f for section in document["sections"].values() for f in section["findings"]]
-        wanted = {name: values["cpu", size] for name, values in TARGETS.items() if ("cpu", size) in values}
-        assert {f["name"]: f["target"] for f in findings if f["target"] is not None} == wanted
+        judged = {f["name"]: f["target"] for f in findings if f["target"] is not None}
+        assert judged.items() <= wanted.items()
+        whole += judged == wanted
+    assert whole
 
 
 @pytest.mark.slow
