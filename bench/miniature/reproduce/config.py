@@ -67,7 +67,7 @@ QUICK = Scale(
     identities=32, images=6, latents=6, target_identities=30, target_images=3, held_identities=60, held_images=6,
     pairs=600, steps=15, transfer_steps=100, epochs=50, width=0.125, seeds=1,
 )  # fmt: skip
-"""Small enough for every change to the code: whether the direction is right, not how far it goes."""
+"""Some minutes: whether the direction is right, not how far it goes."""
 
 
 class ReproduceConfig(Frozen):

@@ -73,7 +73,7 @@ def reproduce(config: ReproduceConfig) -> int:
 
 def begin(config: ReproduceConfig) -> None:
     """See that everything is there, and that what is in `out` was made of the same."""
-    behind_models(config)
+    behind_models(config)  # a card that cannot be read is said now, not after an hour
     settle(config.out, settings_of(config) | all_made_of(config))
     if config.models is None and not config.model_folder.exists():
         unpack_miniature(MINIATURE / PACKED, config.model_folder)
