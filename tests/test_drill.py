@@ -15,14 +15,14 @@ import pytest
 from PIL import Image
 
 from d2r_fast.bench.drill import faults, spoil, table
-from d2r_fast.bench.drill.child import Ended
+from d2r_fast.bench.drill.child import Child, Ended
 from d2r_fast.bench.drill.counts import account
 from d2r_fast.bench.drill.damage import _is_found
 from d2r_fast.bench.drill.inputs import TRANSLATE, spoil_some
 from d2r_fast.bench.drill.kills import Witness
 from d2r_fast.bench.drill.outcome import Outcome
 from d2r_fast.bench.drill.run import _section
-from d2r_fast.bench.drill.soak import _rates, _tenths
+from d2r_fast.bench.drill.soak import IMAGES, _rate, _rates, _take_turns, _tenths
 from d2r_fast.bench.drill.yard import picture, state, temporaries, tree
 from d2r_fast.engine.decode import DecodeError, decode
 from d2r_fast.engine.errors import UserError
@@ -153,15 +153,49 @@ def test_a_hundredth_is_spoilt_in_each_way(tmp_path: Path) -> None:
     assert {key for key in names if good[key] != bad[key]} == set(spoilt.kinds)
 
 
-def test_a_soak_sees_a_falling_rate_and_a_growing_memory() -> None:
-    steady = [float(number) for number in range(101)]
-    slower = [*steady[:90], *(90.0 + 2 * number for number in range(6))]
-    first, last = _rates(steady)
-    assert first == pytest.approx(last, rel=0.11)
-    first, last = _rates(slower)
-    assert last < 0.7 * first
-    _, early, *_, late = _tenths([(float(number), 1000 + 10 * number) for number in range(100)])
-    assert (early, late) == (pytest.approx(1145, abs=6), pytest.approx(1945, abs=6))
+def test_a_soak_sees_a_rate_and_a_growing_memory() -> None:
+    times = [0.1 * number for number in range(100)]  # ten shards a second for ten seconds
+    assert _rate(times, [(0.95, 1.95), (3.95, 5.95)]) == pytest.approx(10 * IMAGES)
+    assert _rate(times, [(4.95, 14.95)]) == pytest.approx(5 * IMAGES)
+    slower = [*times[:50], *(5 + 0.2 * number for number in range(26))]
+    assert _rates(slower) == pytest.approx([10 * IMAGES] * 5 + [5 * IMAGES] * 5, rel=0.25)
+    _, second, *_, last = _tenths([1000 + 10 * number for number in range(100)])
+    assert (second, last) == (pytest.approx(1145, abs=6), pytest.approx(1945, abs=6))
+
+
+BEAT = """
+import sys, time
+with open(sys.argv[1], "w", buffering=1) as file:
+    while True:
+        print(time.time(), file=file)
+        time.sleep(0.01)
+"""
+
+
+def test_runs_go_by_turns(tmp_path: Path) -> None:
+    """Neither counts a beat while the other has its turn."""
+    beats = [tmp_path / name for name in ("first", "second")]
+    runs = []
+    for path in beats:
+        runs.append(subprocess.Popen([sys.executable, "-c", BEAT, path]))
+    try:
+        deadline = time.monotonic() + 30
+        while (
+            not all(path.exists() and path.stat().st_size for path in beats) and time.monotonic() < deadline
+        ):
+            time.sleep(0.01)
+        runs[1].send_signal(signal.SIGSTOP)
+        spans = _take_turns(*(Child(run.pid, tmp_path / "log") for run in runs), turns=2)
+        assert len(spans) == 4
+        for path, own in zip(beats, (spans[::2], spans[1::2]), strict=True):
+            times = [float(line) for line in path.read_text().splitlines() if line]
+            during = [at for at in times if spans[0][0] <= at <= spans[-1][1]]
+            within = [at for at in during if any(begun - 0.05 <= at <= ended + 0.05 for begun, ended in own)]
+            assert len(within) == len(during) > 20
+    finally:
+        for run in runs:
+            run.kill()
+            run.wait()
 
 
 def document(**changes: Any) -> dict[str, Any]:
