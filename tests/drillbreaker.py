@@ -12,12 +12,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from d2r_fast.bench.drill import kills, resume, second
+from d2r_fast.bench.drill import kills, resume, second, soak
 from d2r_fast.bench.drill.outcome import Outcome
 from d2r_fast.bench.drill.yard import Yard
 from d2r_fast.engine import dataset, files, write
@@ -56,11 +57,31 @@ def careless(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(resume, "_changes", lambda *given: islice(changes(*given), 1))  # one will do
 
 
+def tiring(patch: pytest.MonkeyPatch) -> None:
+    """Every file takes longer than the last."""
+    opened, open_atomic = count(), files.open_atomic
+
+    def open_later(*given: Any, **named: Any) -> Any:
+        time.sleep(0.004 * next(opened))
+        return open_atomic(*given, **named)
+
+    patch.setattr(write, "open_atomic", open_later)
+    patch.setattr(soak, "TURNS", 4)
+    patch.setattr(soak, "SETTLED", 5)
+
+
+def keeps_its_rate(yard: Yard) -> list[Outcome]:
+    memory, rate = soak.soak(yard, seconds=6)
+    assert "MiB, status 143" in memory.found, memory
+    return [rate]
+
+
 Break = Callable[[pytest.MonkeyPatch], None]
 DRILLS: dict[str, tuple[Break, Callable[[Yard], list[Outcome]]]] = {
     "files seen unfinished": (visible, lambda yard: [kills.kill(yard, num_kills=3, num_shards=4)]),
     "no lock": (unlocked, lambda yard: [second.second(yard, times=1)]),
     "any resume": (careless, lambda yard: resume.drill(yard)),
+    "a falling rate": (tiring, keeps_its_rate),
     "nothing": (lambda patch: None, lambda yard: [kills.kill(yard, num_kills=3, num_shards=4)]),
 }
 
@@ -73,8 +94,9 @@ def main() -> None:
             break_(patch)
             try:
                 said[name] = all(outcome.met for outcome in drill(yard.part("drill")))
-            except AssertionError:  # the drill broke off, as where a run finds half of its own file
+            except AssertionError as error:  # the drill broke off, as where a run finds half of its own file
                 said[name] = False
+                print(f"{name}: {error}", file=sys.stderr)
         shutil.rmtree(yard.folder / "drill")
     print(json.dumps(said))
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 KIND = "drill"
-SOAK_S = 60.0
+SOAK_S = 600.0
 Json = dict[str, Any]
 
 

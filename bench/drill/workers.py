@@ -58,7 +58,7 @@ def leader(yard: Yard, source: Path, count: int) -> Outcome:
     """Kills the process that hands out the shards; its workers have to end."""
     return _rerun_after(
         yard, source, count, "leader", f"SIGKILL of the process that leads {count} workers",
-        lambda run, pids: run.send(signal.SIGKILL), status=128 + signal.SIGKILL,
+        lambda run, pids: _kill([run.pid]), status=128 + signal.SIGKILL,
     )  # fmt: skip
 
 
@@ -66,7 +66,10 @@ def _kill(pids: list[int]) -> None:
     for pid in pids:
         if _is_over(pid):
             raise Early
-        os.kill(pid, signal.SIGKILL)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            raise Early from None
 
 
 def _is_over(pid: int) -> bool:
@@ -84,7 +87,7 @@ def _rerun_after(
     run, pids, out = _struck(yard, source, count, name, deed, at_work=count)
     ended = run.wait()
     deadline_s = time.monotonic() + GONE_WITHIN_S
-    while (alive := [pid for pid in pids if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline_s:
+    while (alive := [pid for pid in pids if not _is_over(pid)]) and time.monotonic() < deadline_s:
         time.sleep(0.05)
     again = _again(yard, source, out)
     same = tree(out) == tree(yard.folder / "calm")
@@ -107,6 +110,7 @@ def _struck(
 
     Raises:
         Early: time after time.
+        AssertionError: it ended with another status than 0, and nobody had touched it.
     """
     for attempt in range(TRIES):
         out = yard.folder / f"{name}-{attempt}"
@@ -125,12 +129,13 @@ def _struck(
 
 
 def _at_work(run: Child, out: Path, count: int) -> list[int] | None:
-    """The processes of `count` workers that are at work, once some shards are done; None if the run is over."""
-    while run.ended() is None:
+    """The processes of `count` workers that are at work, once some shards are done; None if the run has done all."""
+    while (ended := run.ended()) is None:
         reports = [json.loads(path.read_bytes()) for path in sorted((out / WORKERS).glob("*.json"))]
         if len(reports) >= count and len(list(out.glob("*_stats.json"))) >= 2 * count:
             return [int(report["pid"]) for report in reports]
         time.sleep(0.02)
+    assert ended.status == 0, f"ended with {ended.status}: {ended.said[-2000:]}"
     return None
 
 
