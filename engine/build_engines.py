@@ -119,10 +119,15 @@ def _build_models(models: Path, out: Path, names: tuple[str, ...], wish: Wish) -
 
 def _build_method(root: Path, networks: Sequence["Exportable"], wish: Wish) -> int:
     wish = wish.checked([network.name for network in networks])
-    for network in networks:
+    jobs = [
+        Job(network, root, replace(wish, batch_size=rows_of(network.name, wish.batch_size)))
+        for network in networks
+    ]
+    for job in jobs:
+        job.backend.target(job.spec)  # one that cannot be built is said before minutes go into another
+    for job in jobs:
         with locked(root):
-            rows = rows_of(network.name, wish.batch_size)
-            _bring_up(Job(network, root, replace(wish, batch_size=rows)))
+            _bring_up(job)
     return 0
 
 

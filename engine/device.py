@@ -34,6 +34,12 @@ def find_dtype(name: DType, device: str) -> torch.dtype:
     return known[name]
 
 
+def has_bf16_units(device: str | torch.device) -> bool:
+    """Whether a CUDA device multiplies bfloat16 itself; one that emulates it is slower so than in float32."""
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 def device_name(device: str) -> str:
     """What the device is called, for people: the GPU's name, or the CPU and its threads."""
     if device == "cpu":

@@ -91,7 +91,7 @@ def test_float32_is_for_cards_that_multiply_it(tmp_path: Path) -> None:
     assert targets("fp32") == [name for name in targets("fp16") if name != "sm75"]
     with pytest.raises(UserError, match="does not multiply on sm75") as caught:
         targets("fp32", "sm75", "sm89")
-    assert "--targets some of sm80" in str(caught.value)
+    assert "build for some of sm80" in str(caught.value)
 
 
 @no_card

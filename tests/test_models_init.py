@@ -236,6 +236,13 @@ def test_the_folder_that_one_is_in_is_not_replaced(tmp_path: Path, monkeypatch: 
     assert not any(tmp_path.iterdir())
 
 
+def test_a_folder_in_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="is a file or lies in one: give a folder"):
+        init_models(tmp_path / "file" / "deep" / "out", size="mini")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 @pytest.mark.usefixtures("parts_replaced")
 def test_takes_an_empty_or_new_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()

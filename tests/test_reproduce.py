@@ -223,14 +223,19 @@ def test_a_difference_is_as_sure_as_its_seeds_and_its_pairs() -> None:
     assert not difference(ours[:1], theirs[:1]).is_sure, "one training says nothing of the next"
 
 
-def test_an_interval_holds_the_truth_19_times_in_20() -> None:
+@pytest.mark.parametrize(
+    ("between_seeds", "between_folds", "left"), [(0.02, 0.01, 0), (0.01, 0.01, 0.01), (0, 0, 0.02)]
+)
+def test_an_interval_holds_the_truth_19_times_in_20(
+    between_seeds: float, between_folds: float, left: float
+) -> None:
     draws = np.random.default_rng(0)
     held = []
     for _ in range(2000):
-        seeds, folds = draws.normal(0, 0.02, (3, 1)), draws.normal(0, 0.01, (1, 10))
-        found = difference(0.1 + seeds + folds, np.zeros((3, 10)))
+        seeds, folds = draws.normal(0, between_seeds, (3, 1)), draws.normal(0, between_folds, (1, 10))
+        found = difference(0.1 + seeds + folds + draws.normal(0, left, (3, 10)), np.zeros((3, 10)))
         held.append(abs(found.mean - 0.1) <= found.error)
-    assert 0.92 < np.mean(held) < 0.97
+    assert 0.92 < np.mean(held) < 0.99
 
 
 def test_photographs_behind_a_set_are_all_that_were_learnt_from(

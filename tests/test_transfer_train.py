@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from d2r_fast.engine.errors import RunError, UserError
+from d2r_fast.engine.sheet import GAP
 from d2r_fast.recognition.training.run_folder import RunFolder, read_metrics
 from d2r_fast.translation.checkpoint import read_weights
 from d2r_fast.translation.gan.decent import DecentGenerator
@@ -59,17 +60,18 @@ def test_a_grid_is_source_translated_and_target(tmp_path: Path) -> None:
     run = tmp_path / "run"
     train_transfer(config(tmp_path, run, steps=1))
     page = np.asarray(Image.open(run / "grid-0000001.png"))
-    assert page.shape == (4 * 34 - 2, 3 * 34 - 2, 3)
+    step = 32 + GAP
+    assert page.shape == (4 * step - GAP, 3 * step - GAP, 3)
     source = np.asarray(Image.open(tmp_path / "renders" / "1" / "0.png"))
     target = np.asarray(Image.open(tmp_path / "photos" / "1.png"))
-    assert np.array_equal(page[34:66, :32], source)
-    assert np.array_equal(page[34:66, 68:], target)
+    assert np.array_equal(page[step : step + 32, :32], source)
+    assert np.array_equal(page[step : step + 32, 2 * step :], target)
     weights = read_weights(run, method="decent")
     network = DecentGenerator.from_tensors(weights.tensors, weights.path)
     with torch.no_grad():
         images = torch.tensor(source).permute(2, 0, 1)[None].float() / 127.5 - 1
         translated = (network(images)[0].permute(1, 2, 0) + 1) * 127.5
-    assert np.abs(page[34:66, 34:66].astype(float) - translated.numpy()).max() <= 1
+    assert np.abs(page[step : step + 32, step : step + 32].astype(float) - translated.numpy()).max() <= 1
 
 
 def test_training_brings_the_images_nearer(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from d2r_fast.engine.marker import WORKERS
 
 Deed = Callable[[Child, list[int]], object]
 TRIES = 5
+NUM_THREADS = 17
+"""Place in /proc/PID/stat, counted from the state (proc(5))."""
 GONE_WITHIN_S = 10.0
 """Workers must not outlive their run by more."""
 
@@ -73,11 +75,13 @@ def _kill(pids: list[int]) -> None:
 
 
 def _is_over(pid: int) -> bool:
-    """Whether a process has ended, waited for or not."""
+    """Whether a process has ended with all its threads, waited for or not: until the last is gone, its files are held,
+    though the first is a zombie."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except FileNotFoundError:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
         return True
+    return fields[0] in "ZX" and int(fields[NUM_THREADS]) <= 1
 
 
 def _rerun_after(

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from d2r_fast.bench.miniature.arithmetic import precision_of
 from d2r_fast.bench.miniature.head import head_file, open_head
 from d2r_fast.engine.console import say
 from d2r_fast.engine.device import find_device
@@ -39,7 +38,7 @@ def settle(out: Path, settings: Mapping[str, Any]) -> None:
 
 
 def made_of(facekit: Path, device: str) -> dict[str, str]:
-    """What else decides what comes out: the head, and the arithmetic of the trainings.
+    """What else decides what comes out: the head, and what it is computed on.
 
     Raises:
         UserError: no head there, or no such device.
@@ -47,7 +46,6 @@ def made_of(facekit: Path, device: str) -> dict[str, str]:
     open_head(facekit)
     return {
         "head": sha256_file(head_file(facekit)),
-        "precision": precision_of(device),
         "device": find_device(device).partition(":")[0],
     }
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import get_args
 
 from d2r_fast.bench.miniature.domains import Domain, draw
-from d2r_fast.bench.miniature.grid import grid_png
 from d2r_fast.bench.miniature.head import Head, open_head
 from d2r_fast.engine.console import say
 from d2r_fast.engine.errors import RunError, UserError
 from d2r_fast.engine.files import write_atomic
+from d2r_fast.engine.sheet import sheet_png
 
 PEOPLE, OF_EACH = range(100, 105), 2
 SIDE = 128
@@ -24,7 +24,7 @@ def draw_sheet(head: Head) -> bytes:
     """PNG: rows are domains in the order of `domains.Domain`, columns the pictures of some people."""
     wanted = [(person, image) for person in PEOPLE for image in range(OF_EACH)]
     domains: tuple[Domain, ...] = get_args(Domain)
-    return grid_png(
+    return sheet_png(
         [[*draw(domain, head, wanted, seed=0, side=SIDE, framing="portrait").numpy()] for domain in domains]
     )
 

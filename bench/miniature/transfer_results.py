@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d2r_fast.bench.miniature.grid import grid_png
 from d2r_fast.bench.record import slug
 from d2r_fast.engine.decode import decode
 from d2r_fast.engine.errors import RunError
 from d2r_fast.engine.files import make_folder, write_atomic
+from d2r_fast.engine.sheet import sheet_png
 from d2r_fast.engine.source import open_source
 from d2r_fast.recognition.embedder import open_embedder
 from d2r_fast.translation.compare.document import describe_kept
@@ -106,7 +106,7 @@ def read_pictures(folder: Path) -> tuple[Pictures, list[str]]:
 def write_sheet(path: Path, sets: Mapping[str, Pictures]) -> None:
     """A row of every set: the same pictures below each other, but for the last row's, who are other people."""
     rows = [pictures[:: max(1, len(pictures) // NUM_COLUMNS)][:NUM_COLUMNS] for pictures in sets.values()]
-    write_atomic(path, grid_png([[*row] for row in rows], zoom=ZOOM))
+    write_atomic(path, sheet_png([[*row] for row in rows], zoom=ZOOM))
 
 
 def save(document: Json, out: Path, *, folder: Path | None) -> None:

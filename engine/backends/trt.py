@@ -70,8 +70,15 @@ class TensorRT(Backend):
             )
         return None
 
-    def targets(self, precision: Precision = "fp16") -> tuple[str, ...]:
-        """The compute capabilities that engines can be built for ahead of time, as sm89."""
+    def why_not_precision(self, precision: Precision, device: str) -> str | None:
+        there = self.name == "tensorrt-rtx" and device.startswith("cuda:")
+        if there and precision == "fp32" and card(device)["sm"] == NO_FP32:
+            return f"it multiplies no float32 on {NO_FP32} (Turing): take another backend there"
+        return None
+
+    def targets(self, precision: Precision | None = None) -> tuple[str, ...]:
+        """The compute capabilities that engines can be built for ahead of time, as sm89: all, or those that can take
+        networks of this arithmetic."""
         names = import_module(self._library).ComputeCapability.__members__
         offered = tuple(name.lower() for name in names if name.startswith("SM"))
         return tuple(name for name in offered if precision != "fp32" or name != NO_FP32)
@@ -94,15 +101,16 @@ class TensorRT(Backend):
         """As wished for, else the card's, else all there are.
 
         Raises:
-            UserError: one of them cannot take the network's arithmetic.
+            UserError: one of them cannot take the network's arithmetic, which in some networks is float32 though fp16
+                was asked for.
         """
         offered = self.targets(spec.precision)
         here = (card(spec.device)["sm"],) if spec.device != "cuda" else offered
         wished = sorted(spec.targets or here)
         if NO_FP32 in wished and NO_FP32 not in offered:
+            other = f"build for some of {','.join(offered)}" if spec.targets else "take another backend"
             raise UserError(
-                f"{spec.name} is built in fp32, which {self.name} does not multiply on {NO_FP32} (Turing): give "
-                f"--targets some of {','.join(offered)}, or take another backend there"
+                f"{spec.name} computes in float32, which {self.name} does not multiply on {NO_FP32} (Turing): {other}"
             )
         return wished
 

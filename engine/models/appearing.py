@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from d2r_fast.engine.errors import RunError, UserError
-from d2r_fast.engine.files import sync_folder, temporary
+from d2r_fast.engine.files import disk_errors, make_folder, sync_folder, temporary
 
 
 @contextmanager
@@ -19,13 +19,13 @@ def appearing_folder(out: Path, *, needed_bytes: int) -> Iterator[Path]:
         UserError: `out` holds files, or cannot be made.
         RunError: the disk is too full.
     """
-    if out.resolve() == Path.cwd():
+    if out.exists() and out.samefile(os.curdir):
         raise UserError(f"{out} is the folder that you are in, which cannot be replaced: give a new one")
     folder = temporary(out)
-    try:
+    with disk_errors(out):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out} is not an empty folder: give a new one, or delete it first")
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent)
         _remove_abandoned(out)
         free = shutil.disk_usage(out.parent).free
         if free < needed_bytes:
@@ -33,8 +33,6 @@ def appearing_folder(out: Path, *, needed_bytes: int) -> Iterator[Path]:
                 f"{out} needs {needed_bytes:,} bytes and its disk has {free:,} free: free some space"
             )
         folder.mkdir()
-    except OSError as error:
-        raise UserError(f"{out} cannot be made ({error.strerror}): give a folder you may write to") from error
     try:
         yield folder
         for inner in folder.rglob("*/"):

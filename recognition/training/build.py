@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from d2r_fast.engine.device import has_bf16_units
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.readers.reader import open_reader
 from d2r_fast.recognition.backbone import MIN_CHANNELS_LAST, build_backbone, lay_out
@@ -51,7 +52,7 @@ def arithmetic_of(config: TrainConfig, device: torch.device) -> Arithmetic:
         UserError: bf16 on a card that only emulates it.
     """
     on_cuda = device.type == "cuda"
-    native = on_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    native = on_cuda and has_bf16_units(device)
     if config.precision == "bf16" and on_cuda and not native:
         raise UserError(
             f"precision bf16: {torch.cuda.get_device_name(device)} has no units for it, give fp32"

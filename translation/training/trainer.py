@@ -16,11 +16,13 @@ from torch import Tensor
 
 from d2r_fast.engine.console import Meter, say
 from d2r_fast.engine.errors import RunError
+from d2r_fast.engine.files import write_atomic
+from d2r_fast.engine.write import encode
 from d2r_fast.recognition.training.run_folder import CHECKPOINT, RunFolder, read_checkpoint
 from d2r_fast.translation.training.average import Average
 from d2r_fast.translation.training.config import TransferConfig
 from d2r_fast.translation.training.objective import Objective
-from d2r_fast.translation.training.pictures import PictureBoard, grid, write_png
+from d2r_fast.translation.training.pictures import PictureBoard, grid
 from d2r_fast.translation.training.seeds import torch_draws
 from d2r_fast.translation.training.unpaired import UnpairedLoader
 
@@ -167,7 +169,7 @@ class TransferTrainer:
         with self._arithmetic(), self.result():
             translated = self.objective.translate(source, draws=draws)
         pixels = grid([source, translated.float(), target])
-        write_png(self.folder.folder / f"grid-{self.step:07d}.png", pixels)
+        write_atomic(self.folder.folder / f"grid-{self.step:07d}.png", encode(pixels, "png", quality=100))
         if self.board is not None:
             self.board.add_picture("source, translated, target", pixels, step=self.step)
 

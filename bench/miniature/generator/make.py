@@ -49,7 +49,9 @@ def make(recipe: MiniatureRecipe, facekit: Path, out: Path, *, device: str = "cp
         UserError: no head there, or `out` holds another recipe's.
         RunError: the disk is full, or a training failed.
     """
-    settle(out, recipe.model_dump(mode="json") | made_of(facekit, device))
+    settle(
+        out, recipe.model_dump(mode="json") | made_of(facekit, device) | {"precision": precision_of(device)}
+    )
     clock, kept = Clock("miniature", out), dict[str, Any]()
 
     def part(name: str, made: Any) -> None:

@@ -39,12 +39,19 @@ def difference(one: Folds, other: Folds) -> Difference:
     """Of networks that were verified on the same folds of pairs.
 
     Two things are left to chance and add up: the trainings, whose spread is over seeds, and the pairs, whose spread is
-    over folds, each fold's difference being of the same pairs. The interval is Student's with the degrees of freedom
-    of such a sum (Welch, Biometrika 1947). People recur from fold to fold, so that it is the difference for these
-    people rather than for all.
+    over folds, each fold's difference being of the same pairs. What is left when both are taken out is in either
+    spread, and is counted once. The interval is Student's with the degrees of freedom of such a sum (Satterthwaite,
+    Biometrics Bulletin 1946). People recur from fold to fold, so that it is the difference for these people rather than
+    for all.
     """
     apart: NDArray[np.float64] = np.array(one, np.float64) - np.array(other, np.float64)
     parts = [_of_mean(apart.mean(axis=axis)) for axis in (0, 1) if apart.shape[1 - axis] > 1]
+    if len(parts) == 2:
+        shared = _shared(apart)
+        if sum(part for part, _ in parts) - shared[0] > max(part for part, _ in parts):
+            parts.append((-shared[0], shared[1]))
+        else:  # an estimate below what one of them alone brings is chance
+            parts = [max(parts)]
     variance = sum(part for part, _ in parts)
     if variance == 0:
         return Difference(float(apart.mean()), 0.0, len(apart))
@@ -55,3 +62,10 @@ def difference(one: Folds, other: Folds) -> Difference:
 def _of_mean(values: NDArray[np.float64]) -> tuple[float, int]:
     """Variance of the mean, and its degrees of freedom."""
     return float(values.var(ddof=1) / len(values)), len(values) - 1
+
+
+def _shared(apart: NDArray[np.float64]) -> tuple[float, int]:
+    """What the spreads over seeds and over folds both hold of the mean's variance, and its degrees of freedom."""
+    rows, columns = (apart.mean(axis=axis, keepdims=True) for axis in (1, 0))
+    left, degrees = apart - rows - columns + apart.mean(), (apart.shape[0] - 1) * (apart.shape[1] - 1)
+    return float((left**2).sum() / degrees / apart.size), degrees

@@ -8,7 +8,6 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from d2r_fast.bench.miniature.grid import WHITE, Pixels, grid_png
 from d2r_fast.bench.miniature.reproduce.document import (
     HEADINGS,
     measure_rows,
@@ -18,6 +17,7 @@ from d2r_fast.bench.miniature.reproduce.document import (
 )
 from d2r_fast.bench.miniature.reproduce.sets import DIGI2REAL, MAIN, REAL, RENDERS
 from d2r_fast.engine.decode import decode
+from d2r_fast.engine.sheet import WHITE, Pixels, sheet_png
 from d2r_fast.engine.source import Source, open_source
 
 PAGE, SHEET, PLOT = "reproduced.html", "pictures.png", "accuracies.png"
@@ -52,7 +52,7 @@ def render_sheet(out: Path) -> bytes:
     people = [identity.name for identity in sources[RENDERS].identities if identity.name in generated]
     others = [identity.name for identity in sources[REAL].identities]
     rows = [_row(source, others if name == REAL else people) for name, source in sources.items()]
-    return grid_png(rows)
+    return sheet_png(rows)
 
 
 def _row(source: Source, people: list[str]) -> list[Pixels]:

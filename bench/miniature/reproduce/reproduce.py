@@ -9,6 +9,7 @@ import json
 from functools import partial
 
 from d2r_fast.bench.machine import describe_machine, describe_versions, revision
+from d2r_fast.bench.miniature.arithmetic import precision_of
 from d2r_fast.bench.miniature.experiment import Clock, made_of, settle
 from d2r_fast.bench.miniature.processes import side_by_side
 from d2r_fast.bench.miniature.reproduce.config import ReproduceConfig
@@ -85,6 +86,7 @@ def all_made_of(config: ReproduceConfig) -> dict[str, str]:
     models = MINIATURE / PACKED if config.models is None else config.models
     networks, _ = describe_files(models, recogniser=None, detector="mtcnn", sampler="dpm++2m")
     return shared | {
+        "precision": precision_of(config.device),
         "networks": document_digest({name: network["sha256"] for name, network in networks.items()}),
     }
 
