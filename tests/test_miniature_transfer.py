@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from d2r_fast.bench.miniature import arithmetic, experiment
+from d2r_fast.bench.miniature.arithmetic import precision_of
 from d2r_fast.bench.miniature.domains import draw, flash, render_domain
 from d2r_fast.bench.miniature.experiment import made_of, settle
 from d2r_fast.bench.miniature.head import Head
@@ -29,6 +30,7 @@ from d2r_fast.bench.miniature.transfer_page import BEGIN, END, averages, read_la
 from d2r_fast.bench.miniature.transfer_results import LEAST_FALL, LEAST_KEPT, measure_distances
 from d2r_fast.bench.miniature.world import stage
 from d2r_fast.engine.errors import UserError
+from d2r_fast.engine.sheet import GAP
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -128,12 +130,12 @@ def test_another_head_and_another_arithmetic_are_another_experiment(
     facekit: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = made_of(facekit, "cpu")
-    assert ours.keys() == {"head", "precision", "device"}
+    assert ours.keys() == {"head", "device"}
     monkeypatch.setattr(experiment, "sha256_file", lambda path: "0" * 64)
-    monkeypatch.setattr(arithmetic, "multiplies_bf16", lambda: ours["precision"] == "fp32")
-    theirs = made_of(facekit, "cpu")
-    assert theirs["head"] != ours["head"]
-    assert theirs["precision"] != ours["precision"]
+    assert made_of(facekit, "cpu")["head"] != ours["head"]
+    here = precision_of("cpu")
+    monkeypatch.setattr(arithmetic, "multiplies_bf16", lambda: here == "fp32")
+    assert precision_of("cpu") != here
 
 
 def test_every_recogniser_is_asked_by_a_name_of_its_own(tmp_path: Path) -> None:
@@ -165,7 +167,7 @@ def test_the_page_says_what_was_measured() -> None:
     )
     assert sheet.is_file()
     assert '"/' not in json.dumps(document), "a path of the machine"
-    fallen, kept = averages(document, "unsb")
+    fallen, kept = averages(document, "unsb in 1 step")
     own, _ = kept["recogniser"]
     assert fallen >= LEAST_FALL
     assert own >= LEAST_KEPT
@@ -186,12 +188,18 @@ def test_the_experiment_runs_from_nothing_and_again(
     ).split()
     assert main(words) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert set(document["distance"]) == {"untranslated", "own photographs", "decent, seed 0", "unsb, seed 0"}
+    assert set(document["distance"]) == {
+        "untranslated",
+        "own photographs",
+        "decent, seed 0",
+        "unsb in 1 step, seed 0",
+        "unsb in 5 steps, seed 0",
+    }
     assert document["identity"]["recogniser"]["sets"]["untranslated"]["own"] == pytest.approx(1, abs=1e-5)
     (saved,) = (tmp_path / "saved").glob("transfer-*.json")
     assert json.loads(saved.read_text()) == document
     with Image.open(next((tmp_path / "saved").glob("transfer-*-sheet.png"))) as sheet:
-        assert sheet.height == 2 * (5 * 64 + 4 * 2)
+        assert sheet.height == 2 * (6 * 64 + 5 * GAP)
     assert main(words) == 0
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert again["distance"] == document["distance"], "a second run goes on where the first ended"

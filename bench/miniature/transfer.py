@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -43,6 +44,7 @@ OWN, OTHERS = "own-photographs", "other-photographs"
 """Folders: what is learnt from, the renders that are translated; the same people photographed, and other people."""
 FIRST = {RENDERS: 0, PHOTOGRAPHS: 1_000_000, HELD: 2_000_000, OWN: 2_000_000, OTHERS: 3_000_000}
 """First identity of each: nobody is in two, but for those photographed on purpose."""
+PUBLISHED_NFE = 5
 JUDGE = "recogniser"
 """The experiment's own recogniser, as folder and in what was found."""
 
@@ -68,7 +70,7 @@ class TransferExperiment(Frozen):
     lambda_nce: Annotated[float, Field(ge=0)] = 4
     """unsb: weight of the loss that keeps every place what it was. With the published 1, less identity is left."""
     nfe: Annotated[int, Field(ge=1, le=5)] = 1
-    """unsb: steps along the bridge. With more of them, less identity is left, and it comes no nearer."""
+    """unsb: steps along the bridge, beside which the published five are measured too."""
     trainings: Annotated[int, Field(ge=1, le=16)] = 2
     """Of each method, from seeds that follow each other: how far they end apart is part of the result."""
     epochs: Annotated[int, Field(ge=1)] = 10
@@ -102,21 +104,25 @@ def transfer(experiment: TransferExperiment) -> dict[str, Any]:
     """
     from d2r_fast.translation.translate import translate
 
-    settle(experiment.out, settings_of(experiment) | made_of(experiment.facekit, experiment.device))
+    made = made_of(experiment.facekit, experiment.device)
+    settle(experiment.out, settings_of(experiment) | made)
     clock = Clock("transfer", experiment.out)
     clock("render", lambda: render_all(experiment))
     clock("train recogniser", lambda: train(recogniser_of(experiment)))
     folders = {}
     for method in experiment.methods:
         clock(f"train {method}", partial(train_all, experiment, method))
-        for number in range(experiment.trainings):
-            clock(f"translate by {method}", partial(translate, translation_of(experiment, method, number)))
-            folders[f"{method}, seed {experiment.seed + number}"] = folder_of(experiment, method, number)
+        for number, nfe in product(range(experiment.trainings), steps_of(experiment, method)):
+            config = translation_of(experiment, method, number, nfe)
+            clock(f"translate by {method}", partial(translate, config))
+            folders[f"{method}{said(nfe)}, seed {experiment.seed + number}"] = folder_of(
+                experiment, method, number, nfe
+            )
     found = measure_transfer(
         experiment.out, folders=folders, recognisers=judges_of(experiment), side=experiment.side,
         seed=experiment.seed, device=experiment.device,
     )  # fmt: skip
-    return {"settings": settings_of(experiment), "seconds": clock.seconds, **found}
+    return {"settings": settings_of(experiment), "made_of": made, "seconds": clock.seconds, **found}
 
 
 def settings_of(experiment: TransferExperiment) -> dict[str, Any]:
@@ -185,11 +191,23 @@ def training_of(experiment: TransferExperiment, method: Method, number: int) -> 
     )  # fmt: skip
 
 
-def translation_of(experiment: TransferExperiment, method: Method, number: int) -> TranslateConfig:
+def steps_of(experiment: TransferExperiment, method: Method) -> list[int | None]:
+    """Along the bridge: as wished for, and as published."""
+    return list(dict.fromkeys([experiment.nfe, PUBLISHED_NFE])) if method == "unsb" else [None]
+
+
+def said(nfe: int | None) -> str:
+    """What a method's name is followed by, in what was found."""
+    return "" if nfe is None else f" in {nfe} {'step' if nfe == 1 else 'steps'}"
+
+
+def translation_of(
+    experiment: TransferExperiment, method: Method, number: int, nfe: int | None
+) -> TranslateConfig:
     """The held renders through what a training learnt."""
     return TranslateConfig(
         method=method, source=experiment.out / HELD, weights=run_of(experiment, method, number),
-        out=folder_of(experiment, method, number), nfe=experiment.nfe if method == "unsb" else None,
+        out=folder_of(experiment, method, number, nfe), nfe=nfe,
         seed=experiment.seed, backend="torch", device=experiment.device,
     )  # fmt: skip
 
@@ -199,9 +217,9 @@ def run_of(experiment: TransferExperiment, method: Method, number: int) -> Path:
     return experiment.out / f"{method}-{number}"
 
 
-def folder_of(experiment: TransferExperiment, method: Method, number: int) -> Path:
+def folder_of(experiment: TransferExperiment, method: Method, number: int, nfe: int | None) -> Path:
     """Where its translations lie."""
-    return experiment.out / f"{method}-{number}-translated"
+    return experiment.out / f"{method}-{number}{'' if nfe is None else f'-nfe{nfe}'}-translated"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
