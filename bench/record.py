@@ -144,11 +144,18 @@ def read_saved(path: Path, what: str, *, schema: int, **wanted: str) -> Json:
     return document
 
 
+def name_machine(machine: Json) -> str:
+    """The card, or the processor and how many of its cores could be used."""
+    if machine["gpu"]:
+        return str(machine["gpu"]["name"])
+    count = machine["num_cores"]
+    return f"{machine['cpu']}, {count} {'core' if count == 1 else 'cores'}"
+
+
 def slug(machine: Json) -> str:
-    """The card's or the processor's name, as it can stand in a file name."""
-    gpu = machine["gpu"]
-    name = gpu["name"] if gpu else f"{machine['cpu']} {machine['num_cores']} cores"
-    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", name.lower())).strip("-")
+    """The machine's name, as it can stand in a file name."""
+    name = re.sub(r"\((r|tm)\)", "", name_machine(machine).lower())
+    return re.sub(r"[^a-z0-9]+", "-", name).strip("-")
 
 
 def finite(value: float) -> float | None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from d2r_fast.bench.record import read_record
+from d2r_fast.bench.record import name_machine, read_record
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.files import write_atomic
 
@@ -33,11 +33,10 @@ def render_table(documents: list[Json]) -> str:
 def caption(document: Json) -> str:
     """What it was measured on, in a sentence."""
     machine = document["machine"]
-    if machine["gpu"]:
-        where = machine["gpu"]["name"]
-    else:
+    where = name_machine(machine)
+    if not machine["gpu"]:
         native = [name for name in machine["instructions"] if name.endswith(("bf16", "fp16", "vnni"))]
-        where = f"{machine['cpu']}, {machine['num_cores']} cores, {', '.join(native) or 'float32 alone'}"
+        where += f", {', '.join(native) or 'float32 alone'}"
     return f"{where}, {document['size']} networks, {document['date']}:"
 
 

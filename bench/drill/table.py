@@ -8,6 +8,7 @@ from pathlib import Path
 
 from d2r_fast.bench.drill.outcome import Outcome
 from d2r_fast.bench.drill.run import Json, read_drills, rows
+from d2r_fast.bench.record import name_machine
 from d2r_fast.bench.table import fill_in
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.files import write_atomic
@@ -18,8 +19,7 @@ HEAD = ("| fault | wanted | found | |", "|---|---|---|---|")
 
 def render_table(document: Json) -> str:
     """Markdown: a row for every fault."""
-    machine = document["machine"]
-    where = f"{machine['cpu']}, {machine['num_cores']} cores, {document['date']}"
+    where = f"{name_machine(document['machine'])}, {document['date']}"
     outcomes = [Outcome(**row) for row in rows(document)]
     lines = [
         f"| {_cell(row.fault)} | {_cell(row.wanted)} | {_cell(row.found)} | {row.verdict} |"

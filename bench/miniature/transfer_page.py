@@ -11,6 +11,7 @@ from statistics import mean
 from typing import Any
 
 from d2r_fast.bench.miniature.transfer_results import OWN, UNTRANSLATED
+from d2r_fast.bench.record import name_machine
 from d2r_fast.bench.table import fill_in
 from d2r_fast.engine.errors import UserError
 from d2r_fast.engine.files import write_atomic
@@ -50,6 +51,7 @@ def render_page(document: Json, sheet: str) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", _on_average(document, methods), ""]
     halves = document["distance_of_halves"]
+    times = [f"{part} {took:.0f} s" for part, took in document["seconds"].items()]
     wanted = document["wanted"]
     lines += [
         f"Wanted: a distance that falls by {wanted['distance_fallen_by']:.0%}, and {wanted['identity_share']:g} of the "
@@ -58,7 +60,7 @@ def render_page(document: Json, sheet: str) -> str:
         f"{halves['mean']:.3f} +- {halves['std']:.3f} apart. {document['num_pictures']} pictures, "
         f"{document['num_photographs']} photographs of other people.",
         "",
-        f"On {_where(document)}: {', '.join(f'{name} {took:.0f} s' for name, took in document['seconds'].items())}.",
+        f"On {name_machine(document['machine'])}: {', '.join(times)}.",
         "",
         f"![Rows: {', '.join((*sets, 'other people'))}]({sheet})",
         "",
@@ -88,14 +90,9 @@ def _on_average(document: Json, runs: list[str]) -> str:
         fallen, kept = averages(document, method)
         found = ", ".join(f"{own:.3f} ({share:.3f}) by {name}" for name, (own, share) in kept.items())
         lines.append(
-            f"On average {method}'s distance has fallen by {fallen:.0%} and identity kept is {found}."
+            f"On average, by {method} the distance has fallen by {fallen:.0%} and identity kept is {found}."
         )
     return " ".join(lines)
-
-
-def _where(document: Json) -> str:
-    machine = document["machine"]
-    return machine["gpu"]["name"] if machine["gpu"] else f"{machine['cpu']}, {machine['num_cores']} cores"
 
 
 def main() -> None:
