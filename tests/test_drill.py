@@ -220,7 +220,8 @@ def test_runs_go_by_turns(tmp_path: Path) -> None:
 def document(**changes: Any) -> dict[str, Any]:
     outcome = Outcome("a | fault", "one line", "one", True).as_json()
     return {
-        "schema": 1, "kind": "drill", "date": "2026-01-01", "quick": False, "machine": {"cpu": "X", "num_cores": 2, "gpu": None},
+        "schema": 1, "kind": "drill", "date": "2026-01-01", "quick": False,
+        "machine": {"cpu": "X", "num_cores": 2, "gpu": None},
         "drills": {"kills": {"seconds": 1.0, "outcomes": [outcome, outcome | {"met": False}, outcome | {"met": None}]}},
     } | changes  # fmt: skip
 
