@@ -71,9 +71,9 @@ def tiring(patch: pytest.MonkeyPatch) -> None:
 
 
 def keeps_its_rate(yard: Yard) -> list[Outcome]:
-    memory, rate = soak.soak(yard, seconds=6)
+    memory, *rates = soak.soak(yard, seconds=6)
     assert "MiB, status 143" in memory.found, memory
-    return [rate]
+    return [Outcome("a falling rate", "seen by neither", "", any(rate.met for rate in rates))]
 
 
 Break = Callable[[pytest.MonkeyPatch], None]

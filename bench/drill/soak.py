@@ -2,8 +2,8 @@
 
 What a shared machine does changes by a tenth from minute to minute. So the rate at the run's end is not held against
 that of its beginning, but against that of a run of the same work that has just begun: the two go by turns, a second
-each, one stopped while the other goes on. What slows both, as a disk that fills would, shows in the tenths of the time
-alone, which are told beside it.
+each, one stopped while the other goes on. What would slow both, as a disk that fills, shows in the tenths of the time
+alone: they are judged too, by the same share, and need a machine that does nothing else meanwhile.
 """
 
 import json
@@ -77,7 +77,11 @@ def soak(yard: Yard, *, seconds: float) -> list[Outcome]:
             statuses = [run.stop() for run in (old, fresh)]
     counts = [_counts(run.shard_times(), own) for run, own in zip((old, fresh), spans, strict=True)]
     alone = [at for at in old.shard_times() if at < spans[0][0][0]]
-    return [_judge_memory(memory, seconds, statuses[0]), _judge_rate(counts, alone, seconds, statuses)]
+    return [
+        _judge_memory(memory, seconds, statuses[0]),
+        _judge_tenths(alone, seconds),
+        _judge_turns(counts, alone, seconds, statuses),
+    ]
 
 
 def _judge_memory(memory: list[int], seconds: float, status: int) -> Outcome:
@@ -92,17 +96,27 @@ def _judge_memory(memory: list[int], seconds: float, status: int) -> Outcome:
     )
 
 
-def _judge_rate(counts: list[list[int]], alone: list[float], seconds: float, statuses: list[int]) -> Outcome:
-    (ratio, error), tenth = ratio_of(*counts), rates(alone)
+def _judge_tenths(alone: list[float], seconds: float) -> Outcome:
+    tenth = rates(alone)
+    return Outcome(
+        fault=f"a run of {seconds:,.0f} s",
+        wanted=f"rate of its last tenth at least {LEAST_RATE:.0%} of its first's",
+        found=f"{tenth[-1] / tenth[0]:.1%} of {tenth[0]:.0f} images/s",
+        met=tenth[-1] / tenth[0] >= LEAST_RATE,
+        note=f"{len(alone) * IMAGES:,} images in {len(alone):,} shards; images/s in each tenth: "
+        f"{', '.join(f'{rate:.0f}' for rate in tenth)}",
+    )
+
+
+def _judge_turns(counts: list[list[int]], alone: list[float], seconds: float, statuses: list[int]) -> Outcome:
+    ratio, error = ratio_of(*counts)
     return Outcome(
         fault=f"a run of {seconds:,.0f} s and one that has just begun, by turns",
         wanted=f"the old one's rate at least {LEAST_RATE:.0%} of the new one's",
         found=f"{ratio:.1%} ± {error:.1%} of {sum(counts[1]) * IMAGES / TURNS / TURN_S:.0f} images/s, after "
-        f"{len(alone):,} shards; while it was alone, {tenth[-1] / tenth[0]:.0%} in its last tenth of its first",
+        f"{len(alone):,} shards",
         met=ratio >= LEAST_RATE and statuses == [STOPPED] * 2,
-        note=f"{TURNS} turns of {TURN_S:g} s each; one standard error; alone the run made {len(alone) * IMAGES:,} "
-        f"images, {', '.join(f'{rate:.0f}' for rate in tenth)} images/s in the tenths of its time; "
-        f"statuses {', '.join(map(str, statuses))}",
+        note=f"{TURNS} turns of {TURN_S:g} s each; one standard error; statuses {', '.join(map(str, statuses))}",
     )
 
 
