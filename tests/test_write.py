@@ -183,6 +183,16 @@ def test_jpeg_keeps_full_colour_and_png_every_bit() -> None:
     np.testing.assert_array_equal(np.asarray(png), image)
 
 
+def test_png_is_packed_by_runs_alone() -> None:
+    """What comes back after seven pixels is a match for zlib's default, and no run."""
+    pattern = np.tile(np.random.default_rng(0).integers(0, 256, (112, 7, 3), np.uint8), (1, 16, 1))
+    default = io.BytesIO()
+    Image.fromarray(pattern).save(default, "PNG")
+    assert len(encode(pattern, "png", 95)) > 2 * default.tell()
+    plain = np.full((112, 112, 3), 128, np.uint8)
+    assert len(encode(plain, "png", 95)) < 1000
+
+
 def test_imagefolder_layout(tmp_path: Path) -> None:
     document = make_document(format="imagefolder")
     make_dataset(tmp_path / "a", document)
