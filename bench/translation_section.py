@@ -69,7 +69,7 @@ CASES = (
     Case("decent", 120, {}, "112 pixels"),
     Case("unsb", 12, {"nfe": 5}, "112 pixels, 5 evaluations"),
     Case("codeformer", 4, {}, "512 pixels, w 0.5"),
-    Case("stylegan-inversion", 6, {}, "256 pixels, e4e"),
+    Case("stylegan-inversion", 12, {}, "256 pixels, e4e"),
     Case("ddim-inversion", 2, {"steps": 2}, "256 pixels, 2 steps each way"),
 )
 MANY = 64
