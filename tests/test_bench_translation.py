@@ -57,8 +57,7 @@ def test_a_method_against_its_public_loop_and_its_own_networks(
     found = Found()
     measure(make_bench(tmp_path), found)
     assert [row["name"] for row in found.rows] == [
-        *(f"vsait{part}" for part in (" torch fp32", ": public-style loop", ": translate", ": networks alone")),
-        *(f"unsb{part}" for part in (" torch fp32", ": public-style loop", ": translate", ": networks alone")),
+        *rows_of("vsait"), *rows_of("unsb"),
         "unsb: one evaluation without dead work", "unsb: one evaluation with dead work",
         "decent: training by a plain loop", "decent: training by train-transfer",
     ]  # fmt: skip
@@ -68,6 +67,12 @@ def test_a_method_against_its_public_loop_and_its_own_networks(
     ]  # fmt: skip
     written = sorted(path.name for path in (tmp_path / "plain-vsait").iterdir())
     assert written == ["0.png", "1.png", "2.png", "3.png"]
+
+
+def rows_of(method: str) -> list[str]:
+    rivals = ("its public-style loop", "networks alone")
+    pairs = [f"{method}: {row}" for rival in rivals for row in (rival, f"translate, by turns with {rival}")]
+    return [f"{method} torch fp32", *pairs]
 
 
 def test_without_time_nothing_is_measured_and_that_is_said(tmp_path: Path) -> None:
