@@ -26,18 +26,18 @@ class MiniatureRecipe(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     side: Annotated[int, Field(ge=64, multiple_of=64)] = 128
     """Pixels of the pictures."""
-    recogniser_identities: Annotated[int, Field(ge=2, le=MOST_PEOPLE)] = 800
+    recogniser_identities: Annotated[int, Field(ge=2, le=MOST_PEOPLE)] = 1400
     recogniser_images: Annotated[int, Field(ge=2)] = 10
-    recogniser_epochs: Annotated[int, Field(ge=1)] = 12
-    recogniser_batch_size: Annotated[int, Field(ge=2)] = 64
-    recogniser_logits: Annotated[float, Field(gt=0)] = 64.0
-    """Scale of AdaFace's logits, and its margin."""
-    recogniser_margin: Annotated[float, Field(ge=0, lt=1.5)] = 0.4
+    recogniser_epochs: Annotated[int, Field(ge=1)] = 9
+    recogniser_batch_size: Annotated[int, Field(ge=2)] = 32
+    recogniser_logits: Annotated[float, Field(gt=0)] = 16.0
+    """Scale of AdaFace's logits, and its margin: with the published 64 and 0.4 so few steps learn little."""
+    recogniser_margin: Annotated[float, Field(ge=0, lt=1.5)] = 0.1
     recogniser_width: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Share of IR-18's channels."""
     embedding_dim: Annotated[int, Field(ge=16)] = 128
-    identities: Annotated[int, Field(ge=2, le=MOST_PEOPLE)] = 2500
-    images: Annotated[int, Field(ge=1)] = 4
+    identities: Annotated[int, Field(ge=2, le=MOST_PEOPLE)] = 8000
+    images: Annotated[int, Field(ge=1)] = 2
     """What the generator is trained on, of each identity."""
     vae_channels: tuple[VaeChannels, VaeChannels, VaeChannels, VaeChannels] = (16, 32, 64, 64)
     vae_steps: Annotated[int, Field(ge=1)] = 4000
@@ -47,7 +47,7 @@ class MiniatureRecipe(Frozen):
     context: Annotated[int, Field(ge=16, multiple_of=HEADS)] = 128
     """Values of a token."""
     encoder_layers: Annotated[int, Field(ge=1)] = 2
-    steps: Annotated[int, Field(ge=1)] = 5000
+    steps: Annotated[int, Field(ge=1)] = 10000
     batch_size: Annotated[int, Field(ge=1)] = 32
     learning_rate: Annotated[float, Field(gt=0)] = 7e-4
     dropped: Annotated[float, Field(ge=0, lt=1)] = 0.1
