@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2r_fast.bench.drill import faults, spoil, table
+from d2r_fast.bench.drill import faults, soak, spoil, table
 from d2r_fast.bench.drill.child import Child, Ended
 from d2r_fast.bench.drill.config import DrillConfig
 from d2r_fast.bench.drill.counts import account
@@ -23,7 +23,7 @@ from d2r_fast.bench.drill.inputs import TRANSLATE, spoil_some
 from d2r_fast.bench.drill.kills import Witness
 from d2r_fast.bench.drill.outcome import Outcome
 from d2r_fast.bench.drill.run import _section
-from d2r_fast.bench.drill.soak import IMAGES, rates, ratio_of, take_turns, tenths
+from d2r_fast.bench.drill.soak import Run, Turn, ratio_of, shards_in, take_turns, tenths
 from d2r_fast.bench.drill.yard import picture, state, temporaries, tree
 from d2r_fast.engine.decode import DecodeError, decode
 from d2r_fast.engine.errors import UserError
@@ -155,11 +155,24 @@ def test_a_hundredth_is_spoilt_in_each_way(tmp_path: Path) -> None:
 
 
 def test_tenths_of_a_long_run() -> None:
-    times = [0.1 * number for number in range(100)]  # ten shards a second for ten seconds
-    slower = [*times[:50], *(5 + 0.2 * number for number in range(26))]
-    assert rates(slower) == pytest.approx([10 * IMAGES] * 5 + [5 * IMAGES] * 5, rel=0.25)
-    _, second, *_, last = tenths([1000 + 10 * number for number in range(100)])
-    assert (second, last) == (pytest.approx(1145, abs=6), pytest.approx(1945, abs=6))
+    first, *others = tenths(list(range(400)))
+    assert (first, len(others), others[-1]) == (list(range(40)), 9, list(range(360, 400)))
+    assert [len(tenth) for tenth in tenths(range(25))] == [2, 3] * 5
+
+
+def test_shards_in_a_turn() -> None:
+    assert [shards_in([1.0, 2.0, 2.5, 4.0], span) for span in ((0, 0.5), (1.5, 3), (0, 9))] == [0, 2, 4]
+
+
+@pytest.mark.parametrize(("slows", "met"), [("the machine", True), ("the run", False)])
+def test_a_slower_machine_is_no_slower_run(slows: str, met: bool) -> None:
+    """Both fall by a tenth in the end; the short runs take longer only where it is the machine."""
+    speeds = np.linspace(1, 0.9, 400)
+    shorts = 0.5 / speeds if slows == "the machine" else np.full(400, 0.5)
+    turns = [Turn((0.0, 4.0), 2**20, float(short)) for short in shorts]
+    counts = RNG.poisson(100 * speeds).tolist()
+    judged = soak._judge_rate(turns, counts, 1600)
+    assert judged.met is met, judged
 
 
 def test_the_error_of_a_ratio_is_how_far_it_goes_astray() -> None:
@@ -189,32 +202,33 @@ with open(sys.argv[1], "w", buffering=1) as file:
 """
 
 
-def test_runs_go_by_turns(tmp_path: Path) -> None:
-    """Neither counts a beat while the other has its turn."""
-    beats = [tmp_path / name for name in ("first", "second")]
-    runs = []
-    for path in beats:
-        runs.append(subprocess.Popen([sys.executable, "-c", BEAT, path]))
+def test_the_long_run_stands_still_while_a_short_one_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(soak, "LOOKS", 3)
+    path, stills = tmp_path / "beats", []
+
+    def short() -> float:
+        begun = time.time()
+        time.sleep(0.3)
+        stills.append((begun, time.time()))
+        return 0.3
+
+    run = subprocess.Popen([sys.executable, "-c", BEAT, path])
     try:
         deadline = time.monotonic() + 30
-        while (
-            not all(path.exists() and path.stat().st_size for path in beats) and time.monotonic() < deadline
-        ):
+        while not (path.exists() and path.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.01)
-        spans = take_turns(tuple(Child(run.pid, tmp_path / "log") for run in runs), turns=2)
-        for path, own in zip(beats, spans, strict=True):
-            times = [
-                float(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")
-            ]
-            begun = min(span[0] for both in spans for span in both)
-            during = [at for at in times if at >= begun]
-            assert len(own) == 2
-            assert during
-            assert all(any(begun <= at <= ended for begun, ended in own) for at in during)
+        turns = take_turns(Run(Child(run.pid, tmp_path / "log"), tmp_path), short, seconds=0.9)
     finally:
-        for run in runs:
-            run.kill()
-            run.wait()
+        run.kill()
+        run.wait()
+    lines = path.read_text().splitlines(keepends=True)
+    beats = [float(line) for line in lines if line.endswith("\n")]
+    assert [turn.seconds for turn in turns] == pytest.approx([0.3] * 3, abs=0.15)
+    assert all(shards_in(beats, turn.span) > 0 for turn in turns)
+    assert [shards_in(beats, still) for still in stills] == [0, 0, 0]
+    assert all(turn.resident_bytes > 2**20 for turn in turns)
 
 
 def document(**changes: Any) -> dict[str, Any]:
